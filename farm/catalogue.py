@@ -1,0 +1,79 @@
+"""Which recipes exist and which of them can be: the one place that turns text into a checked recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from farm import plugins, recipe, runtimes
+from farm.errors import BadInput, Unsupported
+from farm.recipe import Recipe
+
+#: Choices that are no plug-ins, with what each does.
+LAYOUTS: Mapping[str, str] = {"channels_last": "activations and weights lie NHWC in memory"}
+PRECISIONS: Mapping[str, str] = {
+    "fp32": "32-bit floats throughout, no TF32 (the default)",
+    "amp": "autocast: bfloat16 on a CPU, float16 on CUDA, fp32 where it matters",
+}
+ALLOCATORS: Mapping[str, str] = {
+    "pinned_malloc": "glibc's thresholds pinned high, so that the heap's history does not matter (the default)",
+    "system_malloc": "glibc untouched, as a process that nobody tuned gets it",
+}
+
+
+def choices() -> dict[str, str]:
+    """Every known choice and its axis."""
+    return {
+        **dict.fromkeys(LAYOUTS, "layout"),
+        **dict.fromkeys(PRECISIONS, "precision"),
+        **dict.fromkeys(runtimes.names(), "runtime"),
+        **dict.fromkeys(ALLOCATORS, "allocator"),
+    }
+
+
+def parse_recipe(text: str) -> Recipe:
+    """The recipe of this text, refused where it can run on no device.
+
+    Raises:
+        BadInput: an unknown choice, two choices on one axis, or choices that exclude each other.
+    """
+    found = recipe.parse(text, choices())
+    problem = impossible(found)
+    if problem is not None:
+        raise BadInput(problem)
+    return found
+
+
+def impossible(asked: Recipe) -> str | None:
+    """Why this recipe can run nowhere, with the nearest that can; None where it can."""
+    support = runtimes.support(asked.runtime)
+    for axis, offered in (("precision", support.precisions), ("layout", support.layouts)):
+        chosen = asked.on(axis)
+        if chosen not in offered:
+            why = support.reasons.get(chosen, f"it offers {', '.join(offered)}")
+            return (
+                f"Recipe '{asked}': {asked.runtime} does not run with {chosen}: {why}. "
+                f"Nearest possible: {asked.without(axis)} or {asked.without('runtime')}."
+            )
+    return None
+
+
+def require_device(asked: Recipe, device: str) -> None:
+    """Passes where the recipe's runtime runs on this kind of device (`cpu` or `cuda`).
+
+    Raises:
+        Unsupported: it does not.
+    """
+    support = runtimes.support(asked.runtime)
+    if device not in support.devices:
+        raise Unsupported(f"{asked.runtime} runs on {', '.join(support.devices)}, not on {device}")
+
+
+def require_installed(asked: Recipe) -> None:
+    """Passes where everything that the recipe's runtime needs is installed.
+
+    Raises:
+        Unsupported: something is missing; the message names it.
+    """
+    missing = [name for name in runtimes.support(asked.runtime).requires if not plugins.installed(name)]
+    if missing:
+        raise Unsupported(f"{asked.runtime} needs {', '.join(missing)}: pip install {' '.join(missing)}")

@@ -1,0 +1,103 @@
+"""Datasets, one file each: images and, where there are real ones, labels.
+
+A plug-in is a module `farm/datasets/<name>.py` with
+
+- `SUPPORT`: a `Support`, readable without importing anything heavy;
+- `load(part, image_size, folder)`: a `Split` of `train` or `test`; the same one every time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from pkgutil import extend_path
+from typing import TYPE_CHECKING, Any
+
+from farm import plugins
+from farm.errors import BadInput, unknown
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__path__ = extend_path(__path__, __name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Support:
+    """What a dataset is, known without loading it."""
+
+    summary: str
+    #: Side of its images in pixels, where the user does not say otherwise.
+    image_size: int = 224
+    #: Whether its labels are real; without them no accuracy is ever stated.
+    labelled: bool = True
+    #: Whether it is the user's own folder, written `name:folder`.
+    needs_folder: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Images of one part of a dataset."""
+
+    #: float32, (samples, channels, height, width), normalized.
+    images: np.ndarray
+    #: int64, (samples,); None where there are no real labels.
+    labels: np.ndarray | None
+    classes: tuple[str, ...]
+
+
+def names() -> tuple[str, ...]:
+    """The names of all datasets."""
+    return plugins.names(__name__)
+
+
+def check_name(value: Any) -> str:
+    """The name as given, where there is such a dataset.
+
+    Raises:
+        BadInput: no such dataset, or a folder where none belongs or none where one does.
+    """
+    name, colon, folder = str(value).partition(":")
+    if name not in names():
+        raise unknown("dataset", name, names())
+    if plugins.load(__name__, name).SUPPORT.needs_folder:
+        parts = Path(folder).parts
+        if not parts or ".." in parts or Path(folder).is_absolute():
+            raise BadInput(
+                f"Dataset {value!r}: write {name}:FOLDER, the name of a folder inside FARM_DATASETS_DIR "
+                f"(by default .farm/datasets)."
+            )
+    elif colon:
+        raise BadInput(f"Dataset {value!r}: {name} takes no folder; write {name}.")
+    return str(value)
+
+
+def support(dataset: str) -> Support:
+    """What a dataset is."""
+    found: Support = plugins.load(__name__, dataset.partition(":")[0]).SUPPORT
+    return found
+
+
+def default_image_size(dataset: str) -> int:
+    """Side of its images in pixels, where the user does not say otherwise."""
+    return support(check_name(dataset)).image_size
+
+
+def folder(dataset: str, root: Path) -> Path:
+    """The folder of a dataset that is the user's own.
+
+    Raises:
+        BadInput: there is none.
+    """
+    path = root / dataset.partition(":")[2]
+    if not path.is_dir():
+        raise BadInput(f"Dataset {dataset!r}: no folder {path}. Put it there, or set FARM_DATASETS_DIR.")
+    return path
+
+
+def load(dataset: str, part: str, image_size: int, root: Path) -> Split:
+    """The `train` or `test` part of a dataset, at this image size."""
+    plugin = plugins.load(__name__, dataset.partition(":")[0])
+    own = folder(dataset, root) if plugin.SUPPORT.needs_folder else None
+    split: Split = plugin.load(part, image_size, own)
+    return split

@@ -1,0 +1,44 @@
+"""The farm's errors: each message says what was asked, what is possible and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FarmError(Exception):
+    """Something the user or the operator can mend; its text is the message to show."""
+
+
+class BadInput(FarmError, ValueError):
+    """What was asked for does not exist or cannot be combined (exit code 2)."""
+
+
+class Unreachable(FarmError):
+    """The broker or the database does not answer (exit code 3)."""
+
+
+class Unsupported(FarmError):
+    """This host, device or library cannot run the recipe: a result, written down once."""
+
+
+class OutOfMemory(FarmError):
+    """The device's memory did not suffice: a result, written down once."""
+
+
+class CorruptArtifact(FarmError):
+    """A file in the artifact cache is not what was written there."""
+
+
+def unknown(kind: str, asked: str, possible: Iterable[str]) -> BadInput:
+    """The error for a name that is not registered, with the nearest one that is."""
+    names = sorted(possible)
+    near = difflib.get_close_matches(asked, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return BadInput(f"Unknown {kind} {asked!r}.{hint} Possible: {shorten(names)}.")
+
+
+def shorten(names: list[str], most: int = 24) -> str:
+    """The names in one line, cut after `most` of them."""
+    shown = ", ".join(names[:most]) or "none"
+    return shown if len(names) <= most else f"{shown}, … ({len(names)} in all)"

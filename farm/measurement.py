@@ -1,0 +1,145 @@
+"""What was measured: raw samples and what was observed. Statistics are derived, never stored in their place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field
+
+from farm.spec import JobSpec, Value
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    OK = "ok"
+    UNSUPPORTED = "unsupported"
+    OUT_OF_MEMORY = "out_of_memory"
+    TIMEOUT = "timeout"
+    CRASHED = "crashed"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+
+    @property
+    def is_result(self) -> bool:
+        """Whether it is a result, written down once, rather than a failure."""
+        return self in (Outcome.OK, Outcome.UNSUPPORTED, Outcome.OUT_OF_MEMORY)
+
+
+class Environment(Value):
+    """Where and with what was measured."""
+
+    host: str
+    #: `cpu` or `cuda`.
+    device_kind: str
+    #: As the processor or the driver names it, such as `NVIDIA H200`.
+    device_model: str
+    #: UUID of the GPU; None for a CPU.
+    device_uuid: str | None = None
+    processors: int
+    #: Processors the measurement may use.
+    threads: int
+    memory_bytes: int
+    #: Instruction sets that decide what runs fast, such as `avx512_bf16`.
+    features: tuple[str, ...] = ()
+    #: GPU driver; None for a CPU.
+    driver: str | None = None
+    os: str
+    python: str
+    #: Version of each package that takes part.
+    packages: dict[str, str]
+    #: Commit of the farm, where it runs from a checkout; a `+` marks changes.
+    commit: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The environment's class: equal keys may be pooled, unequal ones never. 12 hex digits.
+
+        Host name, commit and operating system are recorded but do not tell classes apart.
+        """
+        apart = self.model_dump(mode="json", exclude={"host", "device_uuid", "commit", "os", "memory_bytes"})
+        return hashlib.sha256(json.dumps(apart, sort_keys=True).encode()).hexdigest()[:12]
+
+
+class Samples(Value):
+    """Wall time of every timed call, in nanoseconds, in the order of the calls."""
+
+    #: Input already on the device, output left there.
+    device_ns: tuple[int, ...] = ()
+    #: Host input to host output.
+    end_to_end_ns: tuple[int, ...] = ()
+
+
+class Usage(Value):
+    """What the measuring process used while the device figure was timed."""
+
+    wall_s: float
+    #: Processor time, all threads.
+    cpu_s: float
+    #: Page faults that needed no disk, per call.
+    faults_per_call: float
+    #: Faults per call of the window's two halves: a change means that the heap was still settling.
+    faults_by_half: tuple[float, float]
+
+
+class Memory(Value):
+    """Memory in bytes."""
+
+    #: Resident before the model or its artifact was loaded, after imports.
+    floor_bytes: int
+    #: Highest resident since then.
+    peak_bytes: int
+    #: Highest that torch's allocator held on the GPU.
+    vram_allocator_bytes: int | None = None
+    #: Highest that the driver saw for the process.
+    vram_process_bytes: int | None = None
+
+
+class Accuracy(Value):
+    """What the very callable that was timed answered on the test part, at the same batch size and device."""
+
+    samples: int
+    #: Right answers; None without real labels.
+    top1_correct: int | None = None
+    top5_correct: int | None = None
+    #: Samples whose first answer equals that of the fp32 baseline.
+    agreeing: int
+    #: ‖logits − baseline's‖ ÷ ‖baseline's‖ over all samples; None where it is not finite.
+    logits_relative_error: float | None
+    #: False when any output was NaN or infinite.
+    finite: bool
+
+
+class Measurement(Value):
+    """One job, measured: what every figure is derived from."""
+
+    spec: JobSpec
+    environment: Environment
+    #: Seconds since the epoch.
+    started_at: float
+    ended_at: float
+    samples: Samples
+    usage: Usage
+    memory: Memory
+    accuracy: Accuracy
+    #: The first call of all, and how long warm-up took until it was steady (or capped).
+    first_call_s: float
+    warmup_s: float
+    warmup_steady: bool
+    #: Loading the artifact or the model into the process.
+    load_s: float
+    #: Making the artifact, whenever that was; None where there is none.
+    build_s: float | None = None
+    #: Of it, what this very job waited for; 0 from a warm cache.
+    build_spent_s: float = 0.0
+    #: All files together.
+    model_size_bytes: int
+    parameters: int
+    #: Proof that the recipe really ran, as its runtime observed it.
+    evidence: dict[str, Any]
+    #: Why a metric is empty, by its name.
+    missing: dict[str, str] = Field(default_factory=dict)

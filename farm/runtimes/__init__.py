@@ -1,0 +1,98 @@
+"""Runtimes, one file each: what executes a model.
+
+A plug-in is a module `farm/runtimes/<name>.py` with
+
+- `SUPPORT`: a `Support`, readable without importing the plug-in's heavy library, so imports of torch
+  and the like stand inside the functions;
+- `build(workload, folder)`, only where there is something to keep: makes the artifact's files in
+  `folder` and returns facts worth storing (graph breaks, opset, …);
+- `load(workload, folder)`: a `Session`, from the artifact alone where there is one (`folder` is None
+  where the runtime has no `build`).
+
+`docs/adding-a-runtime.md` shows a whole one in 20 lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from pkgutil import extend_path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from farm import plugins
+from farm.recipe import Recipe
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__path__ = extend_path(__path__, __name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Support:
+    """What a runtime can do, known without loading it."""
+
+    #: One sentence for `python -m farm recipes`.
+    summary: str
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    precisions: tuple[str, ...] = ("fp32",)
+    layouts: tuple[str, ...] = ("nchw",)
+    #: Modules that must be importable; they are looked for, not imported.
+    requires: tuple[str, ...] = ()
+    #: Why a precision or a layout is missing, by its name: shown when somebody asks for it.
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What a runtime is asked to run."""
+
+    recipe: Recipe
+    #: `cpu` or `cuda`.
+    device: str
+    #: (batch, channels, height, width) of every input.
+    shape: tuple[int, int, int, int]
+    #: Processors the measuring process may use.
+    threads: int
+    #: Makes the fp32 model on the CPU, in evaluation mode, with its weights.
+    model: Callable[[], Any]
+    #: The weights' own file, counted as the model's size where there is no other artifact.
+    weights: Path
+
+
+class Session(Protocol):
+    """A loaded model, ready to be timed."""
+
+    def to_device(self, host: np.ndarray) -> Any:
+        """A float32 array of the workload's shape (NCHW), laid out on the device as the runtime wants it."""
+
+    def run(self, on_device: Any) -> Any:
+        """One call, input on the device to output on the device; may return before the work is done."""
+
+    def to_host(self, output: Any) -> np.ndarray:
+        """The output as a float32 array of (batch, classes)."""
+
+    def evidence(self, on_device: Any) -> Mapping[str, Any]:
+        """What was observed to run, by asking the library and watching one more call.
+
+        Called after everything was timed. The verdict reads these keys, where they are given:
+        `provider_asked` and `provider`; `dtype_asked` and `dtype`; `compiled` (bool, for runtimes that
+        compile) and `graph_breaks`; `nodes_elsewhere` (nodes that another provider took).
+        """
+
+
+def names() -> tuple[str, ...]:
+    """The names of all runtimes."""
+    return plugins.names(__name__)
+
+
+def support(name: str) -> Support:
+    """What a runtime can do."""
+    found: Support = plugins.load(__name__, name).SUPPORT
+    return found
+
+
+def module(name: str) -> Any:
+    """The plug-in itself."""
+    return plugins.load(__name__, name)

@@ -1,0 +1,263 @@
+"""What to measure: matrix, job and protocol, frozen and validated, the same in Python, TOML and JSON.
+
+Nothing here says where things live: that is `farm.settings`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import random
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
+
+from farm import catalogue, datasets, models
+from farm.errors import BadInput, unknown
+from farm.recipe import Recipe
+
+MAX_BATCH_SIZE = 65_536
+MAX_JOBS = 1_000_000
+
+#: A GPU by its own name (`cuda.h200`), any GPU (`cuda`), or a CPU.
+_DEVICE = re.compile(r"cpu|cuda(\.[a-z0-9][a-z0-9-]*)?")
+
+
+class Value(BaseModel):
+    """Base of all values: frozen, and unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    def canonical(self) -> str:
+        """The value as JSON with sorted keys and no spaces: equal values, equal text."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+def _as_recipe(value: Any) -> Recipe:
+    return value if isinstance(value, Recipe) else catalogue.parse_recipe(str(value))
+
+
+def _as_device(value: Any) -> str:
+    text = str(value).strip().lower()
+    text = text.replace("gpu", "cuda", 1) if text.startswith("gpu") else text
+    if _DEVICE.fullmatch(text) is None:
+        raise unknown("device", str(value), ("cpu", "cuda", "cuda.<model>, such as cuda.h200"))
+    return text
+
+
+def _as_model(value: Any) -> str:
+    if value not in models.names():
+        raise unknown("model", str(value), models.names())
+    return str(value)
+
+
+RecipeText = Annotated[Recipe, BeforeValidator(_as_recipe), PlainSerializer(str, return_type=str)]
+Device = Annotated[str, BeforeValidator(_as_device)]
+ModelName = Annotated[str, BeforeValidator(_as_model)]
+Dataset = Annotated[str, BeforeValidator(datasets.check_name)]
+BatchSize = Annotated[int, Field(ge=1, le=MAX_BATCH_SIZE)]
+ImageSize = Annotated[int, Field(ge=32, le=2048)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
+
+
+class Protocol(Value):
+    """How long and how often to measure; every field is settable and stored with the result."""
+
+    name: str = "standard"
+    #: Warm-up ends when two halves of the recent window agree, not before the floor and not after the cap.
+    warmup_min_s: float = Field(default=0.5, ge=0)
+    warmup_max_s: float = Field(default=10.0, ge=0)
+    warmup_min_calls: int = Field(default=3, ge=1)
+    #: Each of the two figures (device, end to end) is measured at least so long and so often …
+    min_s: float = Field(default=2.0, ge=0)
+    min_calls: int = Field(default=11, ge=1)
+    #: … then until the median's interval is narrower than this (half-width ÷ median) or time is up.
+    target_half_width: float = Field(default=0.01, gt=0)
+    max_s: float = Field(default=10.0, gt=0)
+    #: Distinct inputs that take turns, so that nothing is cached away.
+    distinct_inputs: int = Field(default=8, ge=1, le=64)
+    #: Test images of the accuracy pass; None takes all.
+    accuracy_samples: int | None = Field(default=None, ge=1)
+    #: Time limits of an attempt's two phases.
+    build_deadline_s: float = Field(default=1800.0, gt=0)
+    measure_deadline_s: float = Field(default=900.0, gt=0)
+
+
+#: `--protocol`: the protocol and how many repeats of each cell it takes.
+PRESETS: Mapping[str, tuple[Protocol, int]] = {
+    "quick": (
+        Protocol(name="quick", warmup_min_s=0.3, warmup_max_s=1.5, min_s=0.7, max_s=1.2, target_half_width=0.02),
+        1,
+    ),
+    "standard": (Protocol(), 10),
+    "thorough": (Protocol(name="thorough", min_s=5.0, max_s=30.0, target_half_width=0.005), 30),
+}
+
+
+def preset(name: str) -> tuple[Protocol, int]:
+    """The protocol of this name and its number of repeats.
+
+    Raises:
+        BadInput: no such protocol.
+    """
+    if name not in PRESETS:
+        raise unknown("protocol", name, PRESETS)
+    return PRESETS[name]
+
+
+class Cell(Value):
+    """One model × recipe × batch size × device of a matrix; its repeats make one row."""
+
+    model: ModelName
+    recipe: RecipeText
+    batch_size: BatchSize
+    device: Device
+    dataset: Dataset
+    image_size: ImageSize
+    #: Processors a measurement may use; None takes all that its worker has.
+    threads: Threads | None = None
+    #: Digest of a dataset that is the user's own, where the submitter could read it.
+    dataset_digest: str | None = None
+    protocol: Protocol
+
+    @property
+    def key(self) -> str:
+        """sha256 of the canonical JSON, in hex."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+    @property
+    def variant(self) -> str:
+        """The model with its recipe, like `densenet121_channels_last+amp`."""
+        return f"{self.model}_{self.recipe}"
+
+    @property
+    def device_kind(self) -> str:
+        """`cpu` or `cuda`, without the name of a special one."""
+        return self.device.partition(".")[0]
+
+    @property
+    def queue(self) -> str:
+        """The queue whose workers have this device: `cpu`, `gpu` or `gpu.<model>`."""
+        return self.device.replace("cuda", "gpu", 1)
+
+
+class JobSpec(Cell):
+    """One repeat of a cell: all that a worker needs to know, and nothing about where."""
+
+    repeat: int = Field(default=0, ge=0)
+
+    @property
+    def cell(self) -> Cell:
+        """The cell of which this is a repeat."""
+        return Cell.model_construct(**{name: getattr(self, name) for name in Cell.model_fields})
+
+
+class Matrix(Value):
+    """What a user submits: models × recipes × batch sizes × devices × repeats."""
+
+    models: tuple[ModelName, ...] = ("densenet121",)
+    optimizations: tuple[RecipeText, ...]
+    batch_sizes: tuple[BatchSize, ...] = (1, 8, 32)
+    devices: tuple[Device, ...] = ("cpu",)
+    dataset: Dataset = "digits"
+    dataset_digest: str | None = None
+    image_size: ImageSize
+    threads: Threads | None = None
+    protocol: Protocol
+    repeats: int = Field(ge=1, le=1000)
+    #: Seed of the order in which cells are measured.
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        """The defaults that depend on other fields; a protocol may be given by name."""
+        if not isinstance(given, dict):
+            return given
+        values = {"protocol": "standard", **given}
+        if isinstance(values["protocol"], str):
+            values["protocol"], repeats = preset(values["protocol"])
+            if values.get("repeats") is None:
+                values["repeats"] = repeats
+        if values.get("image_size") is None:
+            values["image_size"] = datasets.default_image_size(str(values.get("dataset", "digits")))
+        return values
+
+    @model_validator(mode="after")
+    def _neither_empty_nor_endless(self) -> Matrix:
+        for name in ("models", "optimizations", "batch_sizes", "devices"):
+            if not getattr(self, name):
+                raise ValueError(f"The matrix is empty: {name} names nothing, so there is no cell to measure.")
+        if self.size > MAX_JOBS:
+            raise ValueError(f"The matrix has {self.size:,} jobs; at most {MAX_JOBS:,} go into one run.")
+        return self
+
+    @property
+    def key(self) -> str:
+        """sha256 of the canonical JSON, in hex."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Number of jobs, duplicates not yet removed."""
+        axes = (self.models, self.optimizations, self.batch_sizes, self.devices)
+        return self.repeats * len(list(itertools.product(*axes)))
+
+    def cells(self) -> list[Cell]:
+        """Every cell once, in the order the user wrote them."""
+        product = itertools.product(self.models, self.devices, self.batch_sizes, self.optimizations)
+        shared = {
+            "dataset": self.dataset,
+            "dataset_digest": self.dataset_digest,
+            "image_size": self.image_size,
+            "threads": self.threads,
+            "protocol": self.protocol,
+        }
+        cells = [
+            Cell(model=model, device=device, batch_size=batch, recipe=recipe, **shared)
+            for model, device, batch, recipe in product
+        ]
+        return list(dict.fromkeys(cells))
+
+    def jobs(self) -> list[JobSpec]:
+        """Every job in the order of measuring: repeat outermost, cells shuffled within it from the seed."""
+        order = random.Random(self.seed)
+        jobs: list[JobSpec] = []
+        for repeat in range(self.repeats):
+            cells = self.cells()
+            order.shuffle(cells)
+            jobs += [JobSpec(repeat=repeat, **{n: getattr(c, n) for n in Cell.model_fields}) for c in cells]
+        return jobs
+
+
+def validated[V: Value](kind: type[V], given: Mapping[str, Any]) -> V:
+    """The value of this kind, with errors for people.
+
+    Raises:
+        BadInput: naming every field that is wrong, what it was, and what is possible.
+    """
+    try:
+        return kind.model_validate(dict(given))
+    except ValidationError as error:
+        raise BadInput("\n".join(_explain(kind, problem) for problem in error.errors())) from None
+
+
+def _explain(kind: type[Value], problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return str(unknown("key", where, kind.model_fields))
+    text = str(problem["msg"]).removeprefix("Value error, ")
+    if isinstance(problem.get("ctx", {}).get("error"), ValueError):
+        return text
+    return f"{where}: {text} (given: {problem['input']!r})."

@@ -1,0 +1,1 @@
+"""The results store: runs, jobs, attempts and results in SQL, and what is made from them."""
