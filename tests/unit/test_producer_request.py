@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from farm.errors import BadInput
+from producer import request
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "matrix.toml"
+    path.write_text(text)
+    return path
+
+
+def flags(**given: Any) -> dict[str, Any]:
+    return {"optimizations": ["baseline"], **given}
+
+
+def test_flags_take_commas_and_may_be_repeated() -> None:
+    matrix = request.matrix(flags(batch_sizes=["1,8", "32"], optimizations=["baseline, amp", "channels_last+amp"]))
+    assert matrix.batch_sizes == (1, 8, 32)
+    assert [str(recipe) for recipe in matrix.optimizations] == ["baseline", "amp", "channels_last+amp"]
+
+
+def test_repeats_default_to_those_of_the_protocol() -> None:
+    assert request.matrix(flags(protocol="quick")).repeats == 1
+    assert request.matrix(flags()).repeats == 10
+    assert request.matrix(flags(protocol="thorough", repeats=2)).repeats == 2
+
+
+def test_the_device_defaults_to_the_cpu_and_gpu_means_cuda() -> None:
+    assert request.matrix(flags()).devices == ("cpu",)
+    assert request.matrix(flags(devices=["cpu,gpu"])).devices == ("cpu", "cuda")
+
+
+def test_keys_of_a_file_are_written_with_a_hyphen_or_an_underscore(tmp_path: Path) -> None:
+    text = 'optimizations = ["amp"]\nprotocol = "quick"\n'
+    hyphen = request.matrix({}, written(tmp_path, text + "batch-sizes = [4]\nimage-size = 96\n"))
+    underscore = request.matrix({}, written(tmp_path, text + "batch_sizes = 4\nimage_size = 96\n"))
+    assert hyphen == underscore
+    assert hyphen.batch_sizes == (4,)
+    assert hyphen.image_size == 96
+
+
+def test_flags_override_the_file(tmp_path: Path) -> None:
+    file = written(tmp_path, 'optimizations = ["amp"]\nbatch-sizes = [1, 8]\nrepeats = 3\n')
+    matrix = request.matrix({"batch_sizes": ["2"], "repeats": None, "models": []}, file)
+    assert matrix.batch_sizes == (2,)
+    assert matrix.repeats == 3
+
+
+def test_the_matrix_that_comes_with_the_project_has_eighteen_jobs() -> None:
+    matrix = request.matrix({}, Path("matrices/densenet121-cpu.toml"))
+    assert len(matrix.jobs()) == 18
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"batch_sizes": ["0"]}, "--batch-sizes"),
+        ({"batch_sizes": ["-1"]}, "greater than or equal to 1"),
+        ({"batch_sizes": ["1000000000"]}, "65536"),
+        ({"batch_sizes": ["abc"]}, "'abc'"),
+        ({"batch_sizes": [","]}, "batch_sizes names nothing"),
+        ({"models": [""]}, "models names nothing"),
+        ({"models": ["densnet121"]}, "'densenet121'"),
+        ({"optimizations": ["chanels_last"]}, "'channels_last'"),
+        ({"optimizations": ["amp+fp32"]}, "both choices of precision"),
+        ({"dataset": "digit"}, "'digits'"),
+        ({"devices": ["tpu"]}, "cuda"),
+        ({"protocol": "quik"}, "'quick'"),
+        ({"repeats": 0}, "--repeats"),
+        ({"image_size": 8}, "--image-size"),
+        ({"threads": 0}, "--threads"),
+        ({"seed": -1}, "--seed"),
+        ({"optimizations": []}, "--optimizations"),
+    ],
+)
+def test_a_wrong_flag_is_named_with_what_is_possible(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        request.matrix(flags(**given))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("optimizations = [", "not valid TOML"),
+        ('optimisations = ["amp"]', "'optimizations'"),
+        ('batch-size = [1]\noptimizations = ["amp"]', "'batch-sizes'"),
+        ('optimizations = ["amp"]\nbatch-sizes = [true]', "whole numbers"),
+        ('optimizations = ["amp"]\nbatch-sizes = [1.5]', "whole numbers"),
+        ('optimizations = ["amp"]\nbatch-sizes = ["8"]', "whole numbers"),
+        ('optimizations = ["amp"]\nbatch-sizes = []', "names nothing"),
+        ("optimizations = [3]", "names"),
+        ('optimizations = ["amp"]\nrepeats = "many"', "a whole number"),
+        ('optimizations = ["amp"]\nprotocol = 3', "quick"),
+        ('optimizations = ["amp"]\nbatch-sizes = [1]\nbatch_sizes = [2]', "twice"),
+        ("", "--optimizations"),
+    ],
+)
+def test_a_wrong_matrix_file_is_explained(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        request.matrix({}, written(tmp_path, text))
+    assert said in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
+    written(tmp_path, "")
+    with pytest.raises(BadInput, match="no such file") as caught:
+        request.read_file(tmp_path / "other.toml")
+    assert str(tmp_path / "matrix.toml") in str(caught.value)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "binary.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadInput, match="not valid TOML"):
+        request.read_file(path)
