@@ -1,0 +1,396 @@
+"""How jobs change hands: claim, renew, finish, release, reconcile and adopt, each in one transaction."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import sqlalchemy as sa
+
+from farm.errors import FarmError
+from farm.measurement import Outcome
+from farm.spec import Cell, JobSpec
+from results_store import records
+from results_store.clock import now
+from results_store.schema import attempts, cells, is_open, is_running, jobs, results, workers
+from results_store.values import (
+    ALIVE_S,
+    MAX_FAILURES,
+    MAX_LOSSES,
+    Claim,
+    Ending,
+    Lease,
+    Reconciled,
+    State,
+)
+
+#: A row with any columns.
+_Row: TypeAlias = Any
+
+_VANISHED = "the worker vanished: its lease ended without a renewal"
+_ADOPT_AT_ONCE = 1000
+
+
+class _Rebound(Exception):
+    """Another environment class got the cell between choosing the job and taking it."""
+
+
+def claim(connection: sa.Connection, worker_id: str, job_id: str | None, lease_s: float) -> Claim | None:
+    """The job named or else the next one for this worker, now its; None where there is none."""
+    worker = _seen(connection, worker_id)
+    while True:
+        try:
+            # a savepoint: giving a job back must not undo the transaction, only its own steps
+            with connection.begin_nested():
+                return _claim(connection, worker, job_id, lease_s)
+        except _Rebound:
+            continue
+
+
+def renew(connection: sa.Connection, claim: Claim, lease_s: float) -> Lease:
+    """The lease, prolonged; also where it had run out and nobody took the job since."""
+    job, attempt = _job_and_attempt(connection, claim)
+    if not _is_ours(job, attempt, claim):
+        return Lease.LOST
+    _take_back(connection, job, attempt)
+    values = {"state": State.RUNNING, "worker_id": claim.worker_id, "lease_until": now() + lease_s}
+    connection.execute(sa.update(jobs).where(jobs.c.job_id == claim.job_id).values(values))
+    _touch(connection, claim.worker_id)
+    return Lease.CANCELLED if job.cancel_requested else Lease.HELD
+
+
+def finish(connection: sa.Connection, claim: Claim, ending: Ending) -> bool:
+    """Records how an attempt ended and what follows for its job; False where its fence had moved on."""
+    job, attempt = _job_and_attempt(connection, claim)
+    if attempt.outcome == ending.outcome and not attempt.stale and ending.outcome is not Outcome.LOST:
+        return True  # said again: the answer to the first time got lost
+    ours = _is_ours(job, attempt, claim)
+    if ours:
+        _take_back(connection, job, attempt)
+    connection.execute(
+        sa.update(attempts)
+        .where(attempts.c.attempt_id == claim.attempt_id)
+        .values(**records.ending(ending), ended_at=now(), stale=not ours)
+    )
+    if ours:
+        _follow(connection, claim.job_id, ending.outcome, ending.reason)
+    if ours and ending.outcome.is_result:
+        _write_result(connection, claim.job_id, claim.attempt_id)
+    return ours
+
+
+def release(connection: sa.Connection, worker_id: str, reason: str) -> int:
+    """Queues again, at once and uncounted, what a worker that has ended still held."""
+    held = sa.select(jobs.c.job_id).where(is_running(jobs), jobs.c.worker_id == worker_id)
+    released = connection.scalars(held.with_for_update()).all()
+    for job_id in released:
+        _end_open_attempt(connection, job_id, reason)
+        connection.execute(
+            sa.update(jobs)
+            .where(jobs.c.job_id == job_id)
+            # the fence moves: this worker has ended, so whatever still comes from it is late
+            .values(fence=jobs.c.fence + 1, state=_queued_or_cancelled(), worker_id=None, lease_until=None)
+            .values(outcome=Outcome.LOST, reason=records.clean(reason))
+        )
+    return len(released)
+
+
+def reconcile(connection: sa.Connection) -> Reconciled:
+    """Queues again what has outlived its lease, and fails what was lost too often."""
+    expired = sa.select(jobs.c.job_id).where(is_running(jobs), jobs.c.lease_until < now())
+    states: list[State] = []
+    for job_id in connection.scalars(expired.with_for_update(skip_locked=True)).all():
+        _end_open_attempt(connection, job_id, _VANISHED)
+        states.append(_follow(connection, job_id, Outcome.LOST, _VANISHED))
+    return Reconciled(requeued=states.count(State.QUEUED), failed=states.count(State.FAILED))
+
+
+def adopt(connection: sa.Connection, worker_id: str) -> tuple[int, bool]:
+    """Ends jobs whose key already has a result in this worker's class: (how many, whether to go on).
+
+    A bounded number in one transaction, so that others get their turn.
+    """
+    worker = _seen(connection, worker_id)
+    chosen = connection.execute(_adoptable(worker)).all()
+    bound = {
+        place
+        for place in sorted({(c.run_number, c.cell_ordinal) for c in chosen})
+        if _bind(connection, worker, *place)
+    }
+    taken = [c for c in chosen if (c.run_number, c.cell_ordinal) in bound]
+    for job in taken:
+        _adopt_one(connection, worker, job)
+    return len(taken), bool(taken) and len(chosen) == _ADOPT_AT_ONCE
+
+
+def heartbeat(connection: sa.Connection, worker_id: str) -> None:
+    """Says that a worker lives."""
+    _seen(connection, worker_id)
+
+
+# ---- claiming
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Worker:
+    id: str
+    queues: tuple[str, ...]
+    threads: int
+    environment_key: str
+
+
+def _touch(connection: sa.Connection, worker_id: str) -> None:
+    connection.execute(sa.update(workers).where(workers.c.worker_id == worker_id).values(last_seen=now()))
+
+
+def _seen(connection: sa.Connection, worker_id: str) -> _Worker:
+    found = connection.execute(
+        sa.update(workers)
+        .where(workers.c.worker_id == worker_id)
+        .values(last_seen=now(), left_at=None)
+        .returning(workers.c.queues, workers.c.threads, workers.c.environment_key)
+    ).one_or_none()
+    if found is None:
+        raise FarmError(f"Worker {worker_id!r} is not registered in this store: register it first.")
+    queues = tuple(json.loads(found.queues))
+    return _Worker(id=worker_id, queues=queues, threads=found.threads, environment_key=found.environment_key)
+
+
+def _claim(connection: sa.Connection, worker: _Worker, job_id: str | None, lease_s: float) -> Claim | None:
+    taken = None
+    if job_id is not None:
+        named = sa.and_(_candidate.c.job_id == job_id, _candidate.c.queue.in_(worker.queues))
+        taken = _take(connection, worker, named, lease_s)
+    for queue in _by_next_job(connection, worker.queues):
+        if taken is None:
+            taken = _take(connection, worker, _candidate.c.queue == queue, lease_s)
+    if taken is None:
+        return None
+    if not _bind(connection, worker, taken.run_number, taken.cell_ordinal):
+        raise _Rebound
+    _end_open_attempt(connection, taken.job_id, _VANISHED)
+    return _start_attempt(connection, worker, taken)
+
+
+#: The job looked at, apart from the one updated.
+_candidate = jobs.alias("candidate")
+
+
+def claimable(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    """Queued, or running on an expired lease and not lost too often."""
+    expired = sa.and_(
+        table.c.lease_until < now(), table.c.losses + 1 < MAX_LOSSES, sa.not_(table.c.cancel_requested)
+    )
+    return sa.and_(is_open(table), sa.or_(table.c.state == State.QUEUED, expired))
+
+
+def _by_next_job(connection: sa.Connection, queues: tuple[str, ...]) -> tuple[str, ...]:
+    """The queues, the one with the next job first. A queue at a time uses the index and stops early."""
+    if len(queues) < 2:
+        return queues
+    place: dict[str, tuple[int, int]] = {}
+    for queue in queues:
+        first = sa.select(_candidate.c.run_number, _candidate.c.ordinal).where(
+            _candidate.c.queue == queue, claimable(_candidate)
+        )
+        found = connection.execute(_in_order(first).limit(1)).one_or_none()
+        if found is not None:
+            place[queue] = (found.run_number, found.ordinal)
+    return tuple(sorted(place, key=place.__getitem__))
+
+
+def _in_order(query: sa.Select[Any]) -> sa.Select[Any]:
+    return query.order_by(_candidate.c.run_number, _candidate.c.ordinal)
+
+
+def _take(
+    connection: sa.Connection, worker: _Worker, which: sa.ColumnElement[bool], lease_s: float
+) -> _Row | None:
+    enough = sa.or_(_candidate.c.threads.is_(None), _candidate.c.threads <= worker.threads)
+    first = sa.select(_candidate.c.job_id).where(which, claimable(_candidate), enough, _may_bind(worker))
+    first = _in_order(first).limit(1).with_for_update(of=_candidate, skip_locked=True)
+    lost = sa.case((jobs.c.state == State.RUNNING, 1), else_=0)
+    return connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.job_id == first.scalar_subquery())
+        .values(state=State.RUNNING, fence=jobs.c.fence + 1, attempts=jobs.c.attempts + 1)
+        .values(losses=jobs.c.losses + lost, lease_until=now() + lease_s, worker_id=worker.id)
+        .returning(jobs)
+    ).one_or_none()
+
+
+def _may_bind(worker: _Worker) -> sa.ColumnElement[bool]:
+    """Whether the candidate's cell is of the worker's class, or may become so."""
+    place = (cells.c.run_number == _candidate.c.run_number, cells.c.ordinal == _candidate.c.cell_ordinal)
+    return sa.exists().where(*place, _bindable(worker)).correlate(_candidate)
+
+
+def _bindable(worker: _Worker) -> sa.ColumnElement[bool]:
+    alive = sa.exists().where(
+        workers.c.environment_key == cells.c.environment_key,
+        workers.c.last_seen > now() - ALIVE_S,
+        workers.c.left_at.is_(None),
+    )
+    bound = cells.c.environment_key
+    return sa.or_(bound.is_(None), bound == worker.environment_key, sa.not_(alive.correlate(cells)))
+
+
+def _bind(connection: sa.Connection, worker: _Worker, run_number: int, cell_ordinal: int) -> bool:
+    # also where it is bound to this class already: the row's lock makes claims of one cell take turns
+    changed = connection.execute(
+        sa.update(cells)
+        .where(cells.c.run_number == run_number, cells.c.ordinal == cell_ordinal, _bindable(worker))
+        .values(environment_key=worker.environment_key)
+    )
+    return changed.rowcount == 1
+
+
+def _start_attempt(connection: sa.Connection, worker: _Worker, job: _Row) -> Claim:
+    attempt_id = f"{job.job_id}.{job.fence}"
+    connection.execute(
+        sa.insert(attempts).values(
+            attempt_id=attempt_id,
+            job_id=job.job_id,
+            run_number=job.run_number,
+            fence=job.fence,
+            number=job.attempts,
+            worker_id=worker.id,
+            environment_key=worker.environment_key,
+            started_at=now(),
+        )
+    )
+    return Claim(
+        job_id=job.job_id,
+        run_id=records.run_id_of(job.job_id),
+        fence=job.fence,
+        attempt=job.attempts,
+        attempt_id=attempt_id,
+        worker_id=worker.id,
+        spec=_spec(connection, job),
+    )
+
+
+def _spec(connection: sa.Connection, job: _Row) -> JobSpec:
+    place = (cells.c.run_number == job.run_number, cells.c.ordinal == job.cell_ordinal)
+    text = connection.execute(sa.select(cells.c.spec).where(*place)).scalar_one()
+    return records.job_spec(Cell.model_validate_json(text), job.repeat)
+
+
+# ---- ending
+
+
+def _job_and_attempt(connection: sa.Connection, claim: Claim) -> tuple[_Row, _Row]:
+    job = connection.execute(sa.select(jobs).where(jobs.c.job_id == claim.job_id).with_for_update()).one_or_none()
+    attempt = connection.execute(
+        sa.select(attempts.c.outcome, attempts.c.stale).where(attempts.c.attempt_id == claim.attempt_id)
+    ).one_or_none()
+    if job is None or attempt is None:
+        raise FarmError(f"Attempt {claim.attempt_id} is not in this store: was the database replaced?")
+    return job, attempt
+
+
+def _is_ours(job: _Row, attempt: _Row, claim: Claim) -> bool:
+    """Nobody claimed the job since. Its lease may have run out: what was measured counts all the same."""
+    unended = attempt.outcome in (None, Outcome.LOST) and not attempt.stale
+    return bool(job.fence == claim.fence and State(job.state).is_open and unended)
+
+
+def _take_back(connection: sa.Connection, job: _Row, attempt: _Row) -> None:
+    """Undoes a loss that was none: the worker is still there."""
+    if attempt.outcome is None:
+        return
+    connection.execute(sa.update(jobs).where(jobs.c.job_id == job.job_id).values(losses=jobs.c.losses - 1))
+    connection.execute(
+        sa.update(attempts)
+        .where(attempts.c.job_id == job.job_id, attempts.c.fence == job.fence)
+        .values(outcome=None, reason="", ended_at=None)
+    )
+
+
+def _end_open_attempt(connection: sa.Connection, job_id: str, reason: str) -> None:
+    connection.execute(
+        sa.update(attempts)
+        .where(attempts.c.job_id == job_id, attempts.c.outcome.is_(None))
+        .values(outcome=Outcome.LOST, reason=records.clean(reason), ended_at=now())
+    )
+
+
+def _follow(connection: sa.Connection, job_id: str, outcome: Outcome, reason: str) -> State:
+    """What follows for a job from how its attempt ended."""
+    job = connection.execute(sa.select(jobs).where(jobs.c.job_id == job_id)).one()
+    failures = job.failures + (outcome in (Outcome.CRASHED, Outcome.TIMEOUT))
+    losses = job.losses + (outcome is Outcome.LOST)
+    state = _next_state(outcome, failures, losses, job.cancel_requested)
+    if state is State.FAILED and outcome is not Outcome.ERROR:
+        reason = f"given up after {failures if outcome is not Outcome.LOST else losses} attempts: {reason}"
+    connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.job_id == job_id)
+        .values(state=state, failures=failures, losses=losses, lease_until=None, worker_id=None)
+        .values(outcome=outcome, reason=records.clean(reason))
+    )
+    return state
+
+
+def _next_state(outcome: Outcome, failures: int, losses: int, cancel_requested: bool) -> State:
+    if outcome.is_result:
+        return State.DONE
+    if outcome is Outcome.ERROR:
+        return State.FAILED
+    if cancel_requested:
+        return State.CANCELLED
+    # cancelled, but the user took that back meanwhile: it is simply still to do
+    return State.FAILED if failures >= MAX_FAILURES or losses >= MAX_LOSSES else State.QUEUED
+
+
+def _queued_or_cancelled() -> sa.ColumnElement[str]:
+    return sa.case((jobs.c.cancel_requested, State.CANCELLED), else_=State.QUEUED)
+
+
+def _write_result(connection: sa.Connection, job_id: str, attempt_id: str) -> None:
+    made = sa.select(
+        sa.literal(job_id),
+        attempts.c.attempt_id,
+        sa.select(jobs.c.key).where(jobs.c.job_id == job_id).scalar_subquery(),
+        attempts.c.environment_key,
+        attempts.c.outcome,
+        now(),
+    ).where(attempts.c.attempt_id == attempt_id)
+    columns = ["job_id", "attempt_id", "key", "environment_key", "outcome", "recorded_at"]
+    connection.execute(sa.insert(results).from_select(columns, made))
+
+
+# ---- adopting
+
+
+def _adoptable(worker: _Worker) -> sa.Select[Any]:
+    known = sa.exists().where(
+        results.c.key == _candidate.c.key, results.c.environment_key == worker.environment_key
+    )
+    query = sa.select(_candidate).where(
+        _candidate.c.queue.in_(worker.queues),
+        is_open(_candidate),
+        _candidate.c.state == State.QUEUED,
+        _candidate.c.adoptable,
+        known.correlate(_candidate),
+        _may_bind(worker),
+    )
+    return _in_order(query).limit(_ADOPT_AT_ONCE).with_for_update(of=_candidate, skip_locked=True)
+
+
+def _adopt_one(connection: sa.Connection, worker: _Worker, job: _Row) -> None:
+    newest = (
+        sa.select(results.c.attempt_id, results.c.outcome, attempts.c.reason)
+        .join(attempts, attempts.c.attempt_id == results.c.attempt_id)
+        .where(results.c.key == job.key, results.c.environment_key == worker.environment_key)
+        .order_by(results.c.recorded_at.desc())
+        .limit(1)
+    )
+    found = connection.execute(newest).one()
+    connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.job_id == job.job_id)
+        .values(state=State.DONE, outcome=found.outcome, reason=found.reason)
+    )
+    _write_result(connection, job.job_id, found.attempt_id)

@@ -1,0 +1,199 @@
+"""What can be seen in the store: runs, progress, workers, results; nothing here writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from farm.errors import BadInput, unknown
+from farm.measurement import Outcome
+from farm.spec import Cell
+from results_store import records
+from results_store.claiming import claimable as is_claimable
+from results_store.clock import now
+from results_store.schema import attempts, cells, is_open, is_running, jobs, results, runs, workers
+from results_store.values import ALIVE_S, JobResult, Progress, RunInfo, State, WorkerInfo, label
+
+_MAX_FAILURES_SHOWN = 100
+
+
+def run_number(connection: sa.Connection, asked: str) -> int:
+    """The run of this id, of the only id that begins so, or the `latest`.
+
+    Raises:
+        BadInput: no such run, or several; the nearest is named.
+    """
+    if asked == "latest":
+        newest = connection.scalar(sa.select(sa.func.max(runs.c.number)))
+        if newest is None:
+            raise BadInput("There is no run yet. Submit one: python -m producer submit-matrix --help")
+        return int(newest)
+    known = {row.run_id: row.number for row in connection.execute(sa.select(runs.c.run_id, runs.c.number))}
+    fitting = [asked] if asked in known else [run_id for run_id in known if asked and run_id.startswith(asked)]
+    if len(fitting) > 1:
+        raise BadInput(f"Run {asked!r} may be any of {', '.join(sorted(fitting))}: write more of it.")
+    if not fitting:
+        raise unknown("run", asked, [*known, "latest"])
+    return int(known[fitting[0]])
+
+
+def all_runs(connection: sa.Connection, number: int | None = None) -> list[RunInfo]:
+    """Every run, newest first, or the one of this number."""
+    which = [] if number is None else [runs.c.number == number]
+    states = _states_by_run(connection, number)
+    query = sa.select(runs).where(*which).order_by(runs.c.number.desc())
+    return [
+        RunInfo(
+            run_id=row.run_id,
+            created_at=row.created_at,
+            again=row.again,
+            matrix_json=row.matrix,
+            states=states.get(row.number, {}),
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def progress(connection: sa.Connection, number: int) -> Progress:
+    """How a run goes."""
+    [run] = all_runs(connection, number)
+    of_run = jobs.c.run_number == number
+    outcomes = (
+        sa.select(jobs.c.outcome, sa.func.count())
+        .where(of_run, jobs.c.outcome.is_not(None), sa.not_(is_open(jobs)))
+        .group_by(jobs.c.outcome)
+    )
+    all_cells, open_cells = connection.execute(_cell_counts(number)).one()
+    started_at, mean, clock = connection.execute(_pace(number)).one()
+    return Progress(
+        run_id=run.run_id,
+        states=run.states,
+        outcomes={Outcome(outcome): count for outcome, count in connection.execute(outcomes)},
+        running=_running(connection, number),
+        failures=_failures(connection, number),
+        cells=all_cells,
+        cells_done=all_cells - open_cells,
+        started_at=started_at,
+        now=clock,
+        seconds_per_job=mean,
+    )
+
+
+def all_workers(connection: sa.Connection, alive_only: bool) -> list[WorkerInfo]:
+    """The workers, by id."""
+    alive = sa.and_(workers.c.last_seen > now() - ALIVE_S, workers.c.left_at.is_(None))
+    query = sa.select(workers).where(*([alive] if alive_only else [])).order_by(workers.c.worker_id)
+    return [records.worker(row) for row in connection.execute(query)]
+
+
+def claimable(connection: sa.Connection, number: int | None, limit: int) -> dict[str, list[str]]:
+    """Queue → the next job ids in claim order, at most `limit` of each queue."""
+    which = [is_claimable(jobs), *([] if number is None else [jobs.c.run_number == number])]
+    queues = connection.scalars(sa.select(jobs.c.queue).where(*which).distinct().order_by(jobs.c.queue)).all()
+    return {
+        queue: list(
+            connection.scalars(
+                sa.select(jobs.c.job_id)
+                .where(jobs.c.queue == queue, *which)
+                .order_by(jobs.c.run_number, jobs.c.ordinal)
+                .limit(limit)
+            )
+        )
+        for queue in queues
+    }
+
+
+def results_after(connection: sa.Connection, number: int, after: tuple[int, int], limit: int) -> list[JobResult]:
+    """The next jobs of a run by (cell, repeat), measured or not."""
+    place = sa.tuple_(jobs.c.cell_ordinal, jobs.c.repeat)
+    query = (
+        sa.select(
+            jobs,
+            cells.c.spec,
+            attempts.c.job_id.label("measured_by"),
+            attempts.c.environment_key,
+            attempts.c.worker_id.label("measuring_worker"),
+            attempts.c.measurement,
+            attempts.c.device_ns,
+            attempts.c.end_to_end_ns,
+        )
+        .join(cells, sa.and_(cells.c.run_number == jobs.c.run_number, cells.c.ordinal == jobs.c.cell_ordinal))
+        .outerjoin(results, results.c.job_id == jobs.c.job_id)
+        .outerjoin(attempts, attempts.c.attempt_id == results.c.attempt_id)
+        .where(jobs.c.run_number == number, place > after)
+        .order_by(jobs.c.cell_ordinal, jobs.c.repeat)
+        .limit(limit)
+    )
+    return [_job_result(row) for row in connection.execute(query)]
+
+
+def _job_result(row: sa.Row[Any]) -> JobResult:
+    return JobResult(
+        job_id=row.job_id,
+        run_id=records.run_id_of(row.job_id),
+        spec=records.job_spec(Cell.model_validate_json(row.spec), row.repeat),
+        cell_ordinal=row.cell_ordinal,
+        state=State(row.state),
+        outcome=Outcome(row.outcome) if row.outcome else None,
+        reason=row.reason,
+        attempts=row.attempts,
+        environment_key=row.environment_key,
+        measurement=records.measurement(row.measurement, row.device_ns, row.end_to_end_ns),
+        measured_by=row.measured_by,
+        worker_id=row.measuring_worker,
+    )
+
+
+def _states_by_run(connection: sa.Connection, number: int | None) -> dict[int, dict[State, int]]:
+    which = [] if number is None else [jobs.c.run_number == number]
+    columns = (jobs.c.run_number, jobs.c.state)
+    counted: dict[int, dict[State, int]] = {}
+    for run, state, count in connection.execute(
+        sa.select(*columns, sa.func.count()).where(*which).group_by(*columns)
+    ):
+        counted.setdefault(run, {})[State(state)] = count
+    return counted
+
+
+def _cell_counts(number: int) -> sa.Select[Any]:
+    every = sa.select(sa.func.count()).select_from(cells).where(cells.c.run_number == number)
+    still_open = sa.select(sa.func.count(jobs.c.cell_ordinal.distinct())).where(
+        jobs.c.run_number == number, is_open(jobs)
+    )
+    return sa.select(every.scalar_subquery(), still_open.scalar_subquery())
+
+
+def _pace(number: int) -> sa.Select[Any]:
+    """First claim, mean seconds of an attempt that ended by itself, and the clock."""
+    by_itself = sa.and_(attempts.c.outcome != Outcome.LOST, sa.not_(attempts.c.stale))
+    seconds = sa.case((by_itself, attempts.c.ended_at - attempts.c.started_at))
+    return sa.select(sa.func.min(attempts.c.started_at), sa.func.avg(seconds), now()).where(
+        attempts.c.run_number == number
+    )
+
+
+def _running(connection: sa.Connection, number: int) -> tuple[tuple[str, str, float], ...]:
+    query = (
+        sa.select(cells.c.spec, jobs.c.repeat, jobs.c.worker_id, attempts.c.started_at)
+        .join(cells, sa.and_(cells.c.run_number == jobs.c.run_number, cells.c.ordinal == jobs.c.cell_ordinal))
+        .join(attempts, sa.and_(attempts.c.job_id == jobs.c.job_id, attempts.c.fence == jobs.c.fence))
+        .where(jobs.c.run_number == number, is_running(jobs))
+        .order_by(attempts.c.started_at)
+    )
+    return tuple((_label(row), row.worker_id, row.started_at) for row in connection.execute(query))
+
+
+def _failures(connection: sa.Connection, number: int) -> tuple[tuple[str, Outcome, str], ...]:
+    query = (
+        sa.select(cells.c.spec, jobs.c.repeat, jobs.c.outcome, jobs.c.reason)
+        .join(cells, sa.and_(cells.c.run_number == jobs.c.run_number, cells.c.ordinal == jobs.c.cell_ordinal))
+        .where(jobs.c.run_number == number, jobs.c.state == State.FAILED)
+        .order_by(jobs.c.ordinal)
+        .limit(_MAX_FAILURES_SHOWN)
+    )
+    return tuple((_label(row), Outcome(row.outcome), row.reason) for row in connection.execute(query))
+
+
+def _label(row: Any) -> str:
+    return label(records.job_spec(Cell.model_validate_json(row.spec), row.repeat))

@@ -1,0 +1,115 @@
+"""How values lie in the tables: measurements as JSON, samples as compressed integers, text made safe."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from farm.measurement import Environment, Measurement, Samples
+from farm.spec import Cell, JobSpec
+from results_store.values import MAX_LOG_BYTES, MAX_REASON_CHARS, Ending, WorkerInfo
+
+_INT64 = np.dtype("<i8")
+
+
+def job_id(run_id: str, ordinal: int) -> str:
+    """The id of a run's job."""
+    return f"{run_id}.{ordinal:06d}"
+
+
+def run_id_of(job_id: str) -> str:
+    """The run of a job."""
+    return job_id.rpartition(".")[0]
+
+
+def job_spec(cell: Cell, repeat: int) -> JobSpec:
+    """One repeat of a cell."""
+    return JobSpec.model_construct(**{name: getattr(cell, name) for name in Cell.model_fields}, repeat=repeat)
+
+
+def ending(ending: Ending) -> dict[str, Any]:
+    """The columns of an attempt that its ending fills."""
+    measurement = ending.measurement
+    samples = measurement.samples if measurement else Samples()
+    return {
+        "outcome": ending.outcome,
+        "reason": clean(ending.reason),
+        "phase": ending.phase,
+        "log_tail": clean_tail(ending.log_tail),
+        "device_from": ending.device_from,
+        "device_until": ending.device_until,
+        "measurement": json.dumps(measurement.model_dump(mode="json", exclude={"samples"}))
+        if measurement
+        else None,
+        "device_ns": packed(samples.device_ns) if measurement else None,
+        "end_to_end_ns": packed(samples.end_to_end_ns) if measurement else None,
+    }
+
+
+def measurement(text: str | None, device_ns: bytes | None, end_to_end_ns: bytes | None) -> Measurement | None:
+    """The measurement of an attempt, whole again; None where there is none."""
+    if text is None:
+        return None
+    samples = Samples(device_ns=unpacked(device_ns), end_to_end_ns=unpacked(end_to_end_ns))
+    return Measurement.model_validate({**json.loads(text), "samples": samples})
+
+
+def packed(values: tuple[int, ...]) -> bytes:
+    """Integers as zlib of little-endian int64."""
+    return zlib.compress(np.asarray(values, dtype=_INT64).tobytes())
+
+
+def unpacked(blob: bytes | None) -> tuple[int, ...]:
+    """What was packed."""
+    return () if blob is None else tuple(np.frombuffer(zlib.decompress(blob), dtype=_INT64).tolist())
+
+
+def clean(text: str) -> str:
+    """A reason that any database takes: PostgreSQL refuses NUL and lone surrogates."""
+    return _storable(text)[:MAX_REASON_CHARS]
+
+
+def clean_tail(text: str) -> str:
+    """The end of a log, at most `MAX_LOG_BYTES` of it."""
+    return _storable(text).encode()[-MAX_LOG_BYTES:].decode(errors="ignore")
+
+
+def _storable(text: str) -> str:
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+
+
+def worker_row(worker: WorkerInfo) -> dict[str, Any]:
+    """The columns of a worker, its heartbeat apart."""
+    return {
+        "worker_id": worker.id,
+        "host": worker.host,
+        "pid": worker.pid,
+        "device_kind": worker.device_kind,
+        "device_model": worker.device_model,
+        "device_uuid": worker.device_uuid,
+        "queues": json.dumps(worker.queues),
+        "threads": worker.threads,
+        "environment_key": worker.environment_key,
+        "environment": worker.environment.model_dump_json(),
+    }
+
+
+def worker(row: sa.Row[Any]) -> WorkerInfo:
+    """The worker of a row."""
+    return WorkerInfo(
+        id=row.worker_id,
+        host=row.host,
+        pid=row.pid,
+        device_kind=row.device_kind,
+        device_model=row.device_model,
+        device_uuid=row.device_uuid,
+        queues=tuple(json.loads(row.queues)),
+        threads=row.threads,
+        environment_key=row.environment_key,
+        environment=Environment.model_validate_json(row.environment),
+        last_seen=row.last_seen,
+    )

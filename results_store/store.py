@@ -1,0 +1,231 @@
+"""The results store: the truth about runs, jobs, attempts and results, for producer and workers alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from farm.spec import Matrix
+from results_store import claiming, looking, records, submitting
+from results_store.clock import now
+from results_store.database import Database, make_directory
+from results_store.migrations import migrate
+from results_store.schema import locks, workers
+from results_store.values import (
+    Claim,
+    Ending,
+    JobResult,
+    Lease,
+    Progress,
+    Reconciled,
+    RunInfo,
+    State,
+    Submission,
+    WorkerInfo,
+)
+
+__all__ = [
+    "Claim",
+    "Ending",
+    "JobResult",
+    "Lease",
+    "Progress",
+    "Reconciled",
+    "RunInfo",
+    "State",
+    "Store",
+    "Submission",
+    "WorkerInfo",
+    "open_store",
+]
+
+_RESULTS_AT_ONCE = 20
+
+_Upsert: TypeAlias = sqlite.Insert | postgresql.Insert
+
+
+def open_store(url: str, *, lease_s: float = 30.0) -> Store:
+    """The store at this URL, its schema made or brought up to date.
+
+    Args:
+        url: `sqlite:///…` (its directory is made when missing) or `postgresql://…`.
+        lease_s: how long a claim lasts without renewal.
+
+    Raises:
+        Unreachable: the database does not answer, or not as one.
+        BadInput: the URL is malformed, or the schema is of a newer farm.
+    """
+    database = Database(url)
+    if database.is_sqlite:
+        make_directory(database.url)
+    migrate(database)
+    return Store(database, lease_s=lease_s)
+
+
+class Store:
+    """Runs, jobs, attempts and results. Every method is one short transaction, safe beside any other.
+
+    Usable from many threads, and in a forked child, which connects anew. Every method raises
+    `Unreachable` while the database does not answer; it has then changed nothing that the same call,
+    made again, would not also do.
+    """
+
+    def __init__(self, database: Database, *, lease_s: float) -> None:
+        self._database = database
+        self._lease_s = lease_s
+
+    # ---- submitting
+
+    def submit(
+        self, matrix: Matrix, *, again: bool = False, environments: frozenset[str] = frozenset()
+    ) -> Submission:
+        """A run of this matrix: a run of an equal one that stands for it, or else a new one.
+
+        An unfinished run is taken up; jobs of it that were cancelled stay so until `resume`. A finished one
+        stands where none of its jobs was cancelled and its results are of these environment classes.
+
+        Args:
+            matrix: what to measure.
+            again: always a new run, whose jobs adopt no result.
+            environments: classes of the workers that would serve it; empty where unknown.
+        """
+        return self._database.transact(submitting.submit, matrix, again, environments)
+
+    def resume(self, run_id: str) -> int:
+        """Cancelled jobs of the run are queued again; returns how many jobs are queued now."""
+        return self._database.transact(submitting.resume, self._number(run_id))
+
+    def cancel(self, run_id: str) -> tuple[int, int]:
+        """Cancels what is queued and flags what runs: (how many cancelled, how many flagged)."""
+        return self._database.transact(submitting.cancel, self._number(run_id))
+
+    def claimable(self, run_id: str | None = None, *, limit: int = 1000) -> dict[str, list[str]]:
+        """Queue → the next job ids in claim order, at most `limit` of each queue."""
+        number = None if run_id is None else self._number(run_id)
+        with self._database.reading() as connection:
+            return looking.claimable(connection, number, limit)
+
+    # ---- working
+
+    def register(self, worker: WorkerInfo) -> None:
+        """Makes a worker known, or known anew, and alive."""
+        row = records.worker_row(worker)
+        with self._database.writing() as connection:
+            insert = _insert(connection, workers).values(**row, last_seen=now(), left_at=None)
+            anew = {**row, "last_seen": now(), "left_at": None}
+            connection.execute(insert.on_conflict_do_update(index_elements=["worker_id"], set_=anew))
+
+    def heartbeat(self, worker_id: str) -> None:
+        """Says that a registered worker lives."""
+        self._database.transact(claiming.heartbeat, worker_id)
+
+    def deregister(self, worker_id: str) -> None:
+        """Says that a worker serves no more."""
+        gone = sa.update(workers).where(workers.c.worker_id == worker_id).values(left_at=now())
+        with self._database.writing() as connection:
+            connection.execute(gone)
+
+    def adopt(self, worker_id: str) -> int:
+        """Ends, without an attempt, jobs on the worker's queues whose result its class already has.
+
+        Jobs of runs that were submitted `again` are left to be measured. Returns how many it ended.
+        """
+        adopted, more = self._database.transact(claiming.adopt, worker_id)
+        while more:
+            batch, more = self._database.transact(claiming.adopt, worker_id)
+            adopted += batch
+        return adopted
+
+    def claim(self, worker_id: str, job_id: str | None = None) -> Claim | None:
+        """The job named or, if that is not claimable, the next one that this worker may do; None without one.
+
+        Claimable: queued, or running on an expired lease; attempts left; not cancelled; asking for no more
+        threads than the worker has; its cell bound to the worker's environment class, to none, or to one
+        of which no worker lives. The claim binds the cell.
+        """
+        return self._database.transact(claiming.claim, worker_id, job_id, self._lease_s)
+
+    def renew(self, claim: Claim) -> Lease:
+        """Prolongs the lease, and says whether the user wants the job stopped or another attempt has it."""
+        return self._database.transact(claiming.renew, claim, self._lease_s)
+
+    def finish(self, claim: Claim, ending: Ending) -> bool:
+        """Records how an attempt ended; may be said again with the same answer.
+
+        Returns:
+            False where another attempt has the job: kept as a stale attempt, no result.
+        """
+        return self._database.transact(claiming.finish, claim, ending)
+
+    def release(self, worker_id: str, reason: str) -> int:
+        """Queues again what a worker that has ended still held, not counted against the jobs' attempts."""
+        return self._database.transact(claiming.release, worker_id, reason)
+
+    def reconcile(self) -> Reconciled:
+        """Queues again what has outlived its lease, and fails what was lost too often."""
+        return self._database.transact(claiming.reconcile)
+
+    def try_lock(self, name: str, holder: str, ttl_s: float) -> bool:
+        """Whether `holder` has the named lock for the next `ttl_s` seconds; saying it again prolongs it."""
+        with self._database.writing() as connection:
+            values = {"holder": holder, "until": now() + ttl_s}
+            taken = _insert(connection, locks).values(name=name, **values)
+            free = sa.or_(locks.c.until < now(), locks.c.holder == holder)
+            taken = taken.on_conflict_do_update(index_elements=["name"], set_=values, where=free)
+            return connection.execute(taken.returning(locks.c.name)).one_or_none() is not None
+
+    # ---- looking
+
+    def runs(self) -> list[RunInfo]:
+        """Every run, newest first."""
+        with self._database.reading() as connection:
+            return looking.all_runs(connection)
+
+    def run(self, run_id: str) -> RunInfo:
+        """The run of this id, of the only id that begins so, or the `latest`.
+
+        Raises:
+            BadInput: no such run.
+        """
+        number = self._number(run_id)
+        with self._database.reading() as connection:
+            return looking.all_runs(connection, number)[0]
+
+    def progress(self, run_id: str) -> Progress:
+        """How a run goes."""
+        number = self._number(run_id)
+        with self._database.reading() as connection:
+            return looking.progress(connection, number)
+
+    def workers(self, alive_only: bool = True) -> list[WorkerInfo]:
+        """The workers, by id."""
+        with self._database.reading() as connection:
+            return looking.all_workers(connection, alive_only)
+
+    def results(self, run_id: str) -> Iterator[JobResult]:
+        """Every job of the run by cell and repeat, measured or not; few are in memory at once."""
+        number = self._number(run_id)
+        after: tuple[int, int] | None = (-1, -1)
+        while after is not None:
+            # short transactions: a long one would keep SQLite's log from being folded back
+            with self._database.reading() as connection:
+                chunk = looking.results_after(connection, number, after, _RESULTS_AT_ONCE)
+            yield from chunk
+            full = len(chunk) == _RESULTS_AT_ONCE
+            after = (chunk[-1].cell_ordinal, chunk[-1].spec.repeat) if full else None
+
+    def close(self) -> None:
+        """Closes the connections of this process."""
+        self._database.close()
+
+    def _number(self, run_id: str) -> int:
+        with self._database.reading() as connection:
+            return looking.run_number(connection, run_id)
+
+
+def _insert(connection: sa.Connection, table: sa.Table) -> _Upsert:
+    """An insert that can update instead: the same words, but each dialect's own."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)

@@ -1,0 +1,151 @@
+"""How runs begin and are stopped: submit, resume and cancel, each in one transaction."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import sqlalchemy as sa
+
+from farm.spec import Matrix
+from results_store import records
+from results_store.clock import now
+from results_store.schema import cells, is_open, is_running, jobs, results, runs
+from results_store.values import State, Submission
+
+_ROWS_AT_ONCE = 5000
+
+
+def submit(connection: sa.Connection, matrix: Matrix, again: bool, environments: frozenset[str]) -> Submission:
+    """A new run of the matrix, or one of an equal matrix that already stands for it."""
+    _take_turns(connection, matrix.key)
+    number = None if again else _standing(connection, matrix.key, environments)
+    created = number is None
+    if number is None:
+        number = _create(connection, matrix, again)
+    run_id = connection.execute(sa.select(runs.c.run_id).where(runs.c.number == number)).scalar_one()
+    return Submission(
+        run_id=run_id,
+        created=created,
+        done_already=0 if again else _done(connection, number, created, environments),
+        jobs=_count(connection, number),
+    )
+
+
+def resume(connection: sa.Connection, number: int) -> int:
+    """Cancelled jobs of the run are queued again; returns how many jobs are queued now."""
+    _hold(connection, number)
+    of_run = jobs.c.run_number == number
+    # a job that is still being stopped goes on, or is queued again when it has stopped
+    connection.execute(sa.update(jobs).where(of_run, is_running(jobs)).values(cancel_requested=False))
+    connection.execute(
+        sa.update(jobs)
+        .where(of_run, jobs.c.state == State.CANCELLED)
+        .values(state=State.QUEUED, cancel_requested=False, outcome=None, reason="")
+    )
+    return _count(connection, number, jobs.c.state == State.QUEUED)
+
+
+def cancel(connection: sa.Connection, number: int) -> tuple[int, int]:
+    """(Queued jobs cancelled now, running jobs asked to stop.)"""
+    _hold(connection, number)
+    of_run = jobs.c.run_number == number
+    queued = connection.execute(
+        sa.update(jobs).where(of_run, jobs.c.state == State.QUEUED).values(state=State.CANCELLED)
+    )
+    running = connection.execute(sa.update(jobs).where(of_run, is_running(jobs)).values(cancel_requested=True))
+    return queued.rowcount, running.rowcount
+
+
+def _hold(connection: sa.Connection, number: int) -> None:
+    """One cancel or resume of a run at a time: both lock many jobs, in any order."""
+    connection.execute(sa.select(runs.c.number).where(runs.c.number == number).with_for_update())
+
+
+def _take_turns(connection: sa.Connection, key: str) -> None:
+    """Two submissions of equal matrices at once must become one run. SQLite's write lock does that already."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(int(key[:15], 16))))
+
+
+def _standing(connection: sa.Connection, key: str, environments: frozenset[str]) -> int | None:
+    """The run of an equal matrix to take up: the newest unfinished, else a finished one that still says all."""
+    equal = sa.select(runs.c.number).where(runs.c.matrix_key == key).order_by(runs.c.number.desc())
+    numbers = connection.scalars(equal).all()
+    unfinished = (n for n in numbers if _count(connection, n, is_open(jobs)))
+    whole = (
+        n
+        for n in numbers
+        if not _count(connection, n, jobs.c.state == State.CANCELLED)
+        and (not environments or _classes(connection, n) <= environments)
+    )
+    return next(unfinished, None) or next(whole, None)
+
+
+def _classes(connection: sa.Connection, number: int) -> set[str]:
+    """The environment classes of a run's results."""
+    query = (
+        sa.select(results.c.environment_key)
+        .join(jobs, jobs.c.job_id == results.c.job_id)
+        .where(jobs.c.run_number == number)
+        .distinct()
+    )
+    return set(connection.scalars(query))
+
+
+def _count(connection: sa.Connection, number: int, *which: sa.ColumnElement[bool]) -> int:
+    query = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.run_number == number, *which)
+    return int(connection.execute(query).scalar_one())
+
+
+def _done(connection: sa.Connection, number: int, created: bool, environments: frozenset[str]) -> int:
+    if not created:
+        return _count(connection, number, jobs.c.state == State.DONE)
+    known = sa.exists().where(results.c.key == jobs.c.key, results.c.environment_key.in_(environments))
+    return _count(connection, number, known.correlate(jobs)) if environments else 0
+
+
+def _create(connection: sa.Connection, matrix: Matrix, again: bool) -> int:
+    created_at = float(connection.execute(sa.select(now())).scalar_one())
+    run_id = _new_id(connection, created_at)
+    number = connection.execute(
+        sa.insert(runs)
+        .values(run_id=run_id, matrix_key=matrix.key, matrix=matrix.canonical(), again=again)
+        .values(created_at=created_at)
+        .returning(runs.c.number)
+    ).scalar_one()
+    for table, rows in ((cells, _cell_rows(matrix, number)), (jobs, _job_rows(matrix, number, run_id, again))):
+        while chunk := list(islice(rows, _ROWS_AT_ONCE)):
+            connection.execute(sa.insert(table), chunk)
+    return int(number)
+
+
+def _new_id(connection: sa.Connection, created_at: float) -> str:
+    day = time.strftime("%Y%m%d-%H%M%S", time.gmtime(created_at))
+    taken = set(connection.scalars(sa.select(runs.c.run_id).where(runs.c.run_id.startswith(day))))
+    return next(i for i in iter(lambda: f"{day}-{secrets.token_hex(2)}", None) if i not in taken)
+
+
+def _cell_rows(matrix: Matrix, number: int) -> Iterator[dict[str, Any]]:
+    for ordinal, cell in enumerate(matrix.cells()):
+        yield {"run_number": number, "ordinal": ordinal, "spec": cell.canonical()}
+
+
+def _job_rows(matrix: Matrix, number: int, run_id: str, again: bool) -> Iterator[dict[str, Any]]:
+    place = {cell: ordinal for ordinal, cell in enumerate(matrix.cells())}
+    for ordinal, spec in enumerate(matrix.jobs()):
+        yield {
+            "job_id": records.job_id(run_id, ordinal),
+            "run_number": number,
+            "ordinal": ordinal,
+            "cell_ordinal": place[spec.cell],
+            "repeat": spec.repeat,
+            "key": spec.key,
+            "queue": spec.queue,
+            "threads": spec.threads,
+            "adoptable": not again,
+            "state": State.QUEUED,
+        }

@@ -1,0 +1,206 @@
+"""What the store takes and gives: frozen values, no SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from farm.measurement import Environment, Measurement, Outcome
+from farm.spec import JobSpec, Matrix
+
+#: A worker lives while its heartbeat is younger than this, by the database's clock.
+ALIVE_S = 30.0
+#: Crashed and timed-out attempts after which a job is failed.
+MAX_FAILURES = 3
+#: Lost attempts (the worker vanished) after which a job is failed; counted apart.
+MAX_LOSSES = 10
+#: What is kept of an attempt's log, from its end.
+MAX_LOG_BYTES = 64 * 1024
+#: What is kept of a reason.
+MAX_REASON_CHARS = 4000
+
+
+class State(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is still something to do."""
+        return self in (State.QUEUED, State.RUNNING)
+
+
+class Lease(StrEnum):
+    """What a renewal found."""
+
+    #: Still ours, for another lease.
+    HELD = "held"
+    #: Still ours, but the user wants it stopped.
+    CANCELLED = "cancelled"
+    #: Another attempt has it, or nobody: whatever we measure is stale.
+    LOST = "lost"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerInfo:
+    """A worker and what it can do."""
+
+    id: str
+    host: str
+    pid: int
+    device_kind: str
+    device_model: str
+    device_uuid: str | None
+    queues: tuple[str, ...]
+    #: Processors that a job of its may ask for.
+    threads: int
+    environment_key: str
+    environment: Environment
+    #: Last heartbeat, by the database's clock; what is given at registration is not looked at.
+    last_seen: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What became of a submitted matrix."""
+
+    run_id: str
+    #: False where an equal matrix was taken up instead.
+    created: bool
+    #: Jobs whose result is already there: done in the run taken up, or to be adopted in a new one.
+    done_already: int
+    jobs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A job that is ours until its lease ends; the fence proves it."""
+
+    job_id: str
+    run_id: str
+    fence: int
+    #: Counted from 1, lost ones included.
+    attempt: int
+    attempt_id: str
+    worker_id: str
+    spec: JobSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How an attempt ended, as its supervisor saw it."""
+
+    outcome: Outcome
+    #: A sentence for people; empty where the outcome says all.
+    reason: str = ""
+    measurement: Measurement | None = None
+    #: `build` or `measure`: where it ended.
+    phase: str = "measure"
+    log_tail: str = ""
+    #: When the attempt held its device, seconds since the epoch by the worker's clock.
+    device_from: float | None = None
+    device_until: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconciled:
+    """What one round of reconciling did."""
+
+    requeued: int
+    failed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """One run, and how far it is."""
+
+    run_id: str
+    #: Seconds since the epoch, by the database's clock.
+    created_at: float
+    #: Submitted with `--again`: nothing is adopted.
+    again: bool
+    matrix_json: str
+    #: Number of jobs by state; states without jobs are left out.
+    states: Mapping[State, int]
+
+    @property
+    def matrix(self) -> Matrix:
+        """The matrix as submitted."""
+        return Matrix.model_validate_json(self.matrix_json)
+
+    @property
+    def jobs(self) -> int:
+        """Number of jobs."""
+        return sum(self.states.values())
+
+    @property
+    def finished(self) -> bool:
+        """Whether no job is queued or running."""
+        return not any(state.is_open for state in self.states)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How a run goes, for people."""
+
+    run_id: str
+    states: Mapping[State, int]
+    #: Jobs that ended, by outcome.
+    outcomes: Mapping[Outcome, int]
+    #: (label of the job, worker, since when) of every running job.
+    running: tuple[tuple[str, str, float], ...]
+    #: (label of the job, outcome, reason) of failed jobs, in order of measuring; the first 100.
+    failures: tuple[tuple[str, Outcome, str], ...]
+    cells: int
+    #: Cells with no job queued or running.
+    cells_done: int
+    #: First claim; None before it.
+    started_at: float | None
+    #: The database's clock, now.
+    now: float
+    #: Mean duration of an attempt that ended; None before the first.
+    seconds_per_job: float | None
+
+    @property
+    def jobs(self) -> int:
+        """Number of jobs."""
+        return sum(self.states.values())
+
+    @property
+    def finished(self) -> bool:
+        """Whether no job is queued or running."""
+        return not any(state.is_open for state in self.states)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobResult:
+    """One job of a run, measured or not."""
+
+    job_id: str
+    run_id: str
+    spec: JobSpec
+    #: Place of its cell in the matrix, as the user wrote it.
+    cell_ordinal: int
+    state: State
+    #: How the last attempt ended, or the attempt that made the result; None before any ended.
+    outcome: Outcome | None
+    reason: str
+    #: Attempts of this very job; 0 where its result was adopted.
+    attempts: int
+    #: Class of the environment that made the result; None without a result.
+    environment_key: str | None
+    measurement: Measurement | None = field(repr=False)
+    #: Job that measured it: another run's where the result was adopted; None without a result.
+    measured_by: str | None
+    worker_id: str | None
+
+
+def label(spec: JobSpec) -> str:
+    """A job in a few words."""
+    return f"{spec.variant} batch {spec.batch_size} {spec.device} #{spec.repeat + 1}"

@@ -1,0 +1,129 @@
+"""Makes specs, environments, measurements and workers for tests: each with defaults, each field settable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from farm.measurement import Accuracy, Environment, Measurement, Memory, Outcome, Samples, Usage
+from farm.spec import Cell, JobSpec, Matrix, Protocol
+from results_store.store import Claim, Ending, Store, WorkerInfo
+
+#: Short and exact, so that a test need not know the presets.
+PROTOCOL = Protocol(name="test", min_calls=11, target_half_width=0.05)
+
+
+def matrix(**fields: Any) -> Matrix:
+    """A matrix of one cell and one repeat, where nothing else is said."""
+    given = {"optimizations": ("baseline",), "batch_sizes": (1,), "protocol": PROTOCOL, "repeats": 1}
+    return Matrix.model_validate({**given, **fields})
+
+
+def spec(**fields: Any) -> JobSpec:
+    """A job: the baseline of DenseNet-121 on digits, batch 1, CPU."""
+    given = {
+        "model": "densenet121",
+        "recipe": "baseline",
+        "batch_size": 1,
+        "device": "cpu",
+        "dataset": "digits",
+        "image_size": 64,
+        "protocol": PROTOCOL,
+    }
+    return JobSpec.model_validate({**given, **fields})
+
+
+def cell(**fields: Any) -> Cell:
+    """The cell of such a job."""
+    return spec(**fields).cell
+
+
+def environment(**fields: Any) -> Environment:
+    """A CPU host with two processors."""
+    given = {
+        "host": "alpha",
+        "device_kind": "cpu",
+        "device_model": "Test CPU",
+        "processors": 2,
+        "threads": 2,
+        "memory_bytes": 8 << 30,
+        "features": ("avx2",),
+        "os": "Linux",
+        "python": "3.11.0",
+        "packages": {"torch": "2.14.1", "onnxruntime": "1.31.1"},
+    }
+    return Environment.model_validate({**given, **fields})
+
+
+def measurement(**fields: Any) -> Measurement:
+    """A clean measurement: 200 calls of about 10 ms (device) and 11 ms (end to end), 850 of 900 images right."""
+    given = {
+        "spec": spec(),
+        "environment": environment(),
+        "started_at": 1000.0,
+        "ended_at": 1010.0,
+        "samples": samples(),
+        "usage": Usage(wall_s=2.0, cpu_s=3.0, faults_per_call=0.0, faults_by_half=(0.0, 0.0)),
+        "memory": Memory(floor_bytes=200 << 20, peak_bytes=300 << 20),
+        "accuracy": accuracy(),
+        "first_call_s": 0.05,
+        "warmup_s": 0.6,
+        "warmup_steady": True,
+        "load_s": 0.2,
+        "model_size_bytes": 32 << 20,
+        "parameters": 7_978_856,
+        "evidence": {},
+    }
+    return Measurement.model_validate({**given, **fields})
+
+
+def samples(device_ms: float = 10.0, end_to_end_ms: float = 11.0, calls: int = 200) -> Samples:
+    """Samples that wander by 1 % around these figures, the same way every time."""
+    return Samples(device_ns=_wander(device_ms, calls), end_to_end_ns=_wander(end_to_end_ms, calls))
+
+
+def accuracy(**fields: Any) -> Accuracy:
+    """850 of 900 right, 895 in the first five, 899 as the baseline."""
+    given = {
+        "samples": 900,
+        "top1_correct": 850,
+        "top5_correct": 895,
+        "agreeing": 899,
+        "logits_relative_error": 1e-3,
+        "finite": True,
+    }
+    return Accuracy.model_validate({**given, **fields})
+
+
+def worker(id: str = "cpu@alpha", **fields: Any) -> WorkerInfo:
+    """A worker of the queue `cpu` with two threads, in the environment of `environment()`."""
+    where = fields.pop("environment", None) or environment()
+    given = {
+        "host": where.host,
+        "pid": 1,
+        "device_kind": where.device_kind,
+        "device_model": where.device_model,
+        "device_uuid": where.device_uuid,
+        "queues": ("cpu",),
+        "threads": where.threads,
+        "environment_key": where.key,
+    }
+    return WorkerInfo(id=id, environment=where, **{**given, **fields})
+
+
+def ok(claim: Claim, **fields: Any) -> Ending:
+    """The ending of a claim that was measured."""
+    return Ending(outcome=Outcome.OK, measurement=measurement(spec=claim.spec, **fields))
+
+
+def measure_all(store: Store, worker_id: str, **fields: Any) -> int:
+    """Claims and finishes until nothing is left; returns how many jobs that were."""
+    done = 0
+    while (claim := store.claim(worker_id)) is not None:
+        assert store.finish(claim, ok(claim, **fields))
+        done += 1
+    return done
+
+
+def _wander(milliseconds: float, calls: int) -> tuple[int, ...]:
+    # 37 and 101 have no common factor: a spread without trend, and without randomness
+    return tuple(int(milliseconds * 1e6 * (1 + 0.01 * ((i * 37 % 101) / 50 - 1))) for i in range(calls))
