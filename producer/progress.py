@@ -1,0 +1,202 @@
+"""Shows how a run goes while it goes: live on a terminal, one line at a time elsewhere."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from farm.errors import Unreachable
+from results_store.store import Store
+from results_store.values import Progress, State
+
+_POLL_S = 1.0
+_SHOWN_FAILURES = 5
+#: Of a run of very many jobs, so many lines at least are left unsaid between two.
+_MOST_LINES = 500
+
+
+class View(Protocol):
+    """Where progress is shown."""
+
+    def show(self, progress: Progress) -> None:
+        """What the store says now."""
+
+    def away(self, problem: str) -> None:
+        """The store does not answer just now."""
+
+
+def follow(
+    store: Store, run_id: str, view: View, *, tend: Callable[[], None] = lambda: None, poll_s: float = _POLL_S
+) -> Progress:
+    """Shows the run until no job of it is left to do; a database that is away for a while is waited for.
+
+    Args:
+        store: where the run is.
+        run_id: the run.
+        view: where to show it.
+        tend: called once a round, from this thread.
+        poll_s: the length of a round.
+
+    Returns:
+        How the run stood at its end.
+    """
+    never = threading.Event()
+    while True:
+        try:
+            progress = store.progress(run_id)
+        except Unreachable as error:
+            view.away(str(error))
+        else:
+            view.show(progress)
+            if progress.finished:
+                return progress
+        tend()
+        never.wait(poll_s)
+
+
+def show_while(
+    console: Console, store: Store, run_id: str, *, tend: Callable[[], None] = lambda: None
+) -> Progress:
+    """`follow` with the view that suits the console."""
+    if not console.is_terminal:
+        return follow(store, run_id, PlainView(console), tend=tend)
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+        return follow(store, run_id, LiveView(live), tend=tend)
+
+
+class PlainView:
+    """A line whenever jobs have ended, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._said = -1
+        self._failures = 0
+        self._is_away = False
+
+    def show(self, progress: Progress) -> None:
+        """A line where something ended since the last, and one for each new failure."""
+        if self._is_away:
+            self._print("The database answers again.")
+        self._is_away = False
+        ended = jobs_ended(progress)
+        step = max(1, progress.jobs // _MOST_LINES)
+        if ended >= self._said + step or (progress.finished and ended != self._said):
+            self._said = ended
+            self._print(summary(progress))
+        for label, outcome, reason in progress.failures[self._failures :]:
+            self._print(f"  failed: {label}: {outcome}: {one_line(reason)}")
+        self._failures = len(progress.failures)
+
+    def away(self, problem: str) -> None:
+        """Said once until it is back."""
+        if not self._is_away:
+            self._print(f"{problem} Waiting for it.")
+        self._is_away = True
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class LiveView:
+    """A block that is drawn anew in place, for a terminal."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._last: Progress | None = None
+
+    def show(self, progress: Progress) -> None:
+        """Draws it."""
+        self._last = progress
+        self._live.update(drawn(progress))
+
+    def away(self, problem: str) -> None:
+        """Draws what was known last, and that it may be old."""
+        known = [] if self._last is None else [drawn(self._last)]
+        self._live.update(Group(*known, Text(f"{problem} Waiting for it.", style="yellow")))
+
+
+def drawn(progress: Progress) -> Group:
+    """The progress as a block for a terminal."""
+    ended = jobs_ended(progress)
+    parts: list[ProgressBar | Table | Text] = [
+        Text(summary(progress)),
+        ProgressBar(total=max(1, progress.jobs), completed=ended, width=60),
+    ]
+    if progress.running:
+        parts.append(_running(progress))
+    for label, outcome, reason in progress.failures[-_SHOWN_FAILURES:]:
+        parts.append(Text(f"failed: {label}: {outcome}: {one_line(reason)}", style="red"))
+    return Group(*parts)
+
+
+def summary(progress: Progress) -> str:
+    """One line: cells and jobs done, what runs, what failed, time left."""
+    parts = [
+        f"[{jobs_ended(progress)}/{progress.jobs} jobs] {progress.cells_done}/{progress.cells} cells",
+        *(f"{count} {name}" for name, count in _counts(progress)),
+    ]
+    for label, worker, since in progress.running[:2]:
+        parts.append(f"{label} on {worker} for {duration(progress.now - since)}")
+    if len(progress.running) > 2:
+        parts.append(f"and {len(progress.running) - 2} more")
+    return " · ".join([*parts, _left(progress)])
+
+
+def jobs_ended(progress: Progress) -> int:
+    """Jobs with nothing left to do."""
+    return sum(count for state, count in progress.states.items() if not state.is_open)
+
+
+def time_left_s(progress: Progress) -> float | None:
+    """Seconds until the last job ends, from the mean of those that ended; None before the first has."""
+    if progress.seconds_per_job is None:
+        return None
+    at_once = max(1, len(progress.running))
+    spent = sum(min(progress.now - since, progress.seconds_per_job) for _, _, since in progress.running)
+    open_jobs = progress.jobs - jobs_ended(progress)
+    return max(0.0, open_jobs * progress.seconds_per_job - spent) / at_once
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: `42 s`, `3 min 10 s`, `2 h 05 min`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def one_line(text: str, most: int = 300) -> str:
+    """The text without line breaks, cut where it is long."""
+    joined = " ".join(text.split())
+    return joined if len(joined) <= most else f"{joined[: most - 1]}…"
+
+
+def _counts(progress: Progress) -> list[tuple[str, int]]:
+    outcomes = [(outcome.value, count) for outcome, count in progress.outcomes.items() if count]
+    waiting = progress.states.get(State.QUEUED, 0)
+    return [*outcomes, *([("waiting", waiting)] if waiting else [])]
+
+
+def _left(progress: Progress) -> str:
+    if progress.finished:
+        return "finished"
+    left = time_left_s(progress)
+    if left is None:
+        return "time left: estimating" if progress.started_at is not None else "waiting for a worker"
+    return f"about {duration(left)} left"
+
+
+def _running(progress: Progress) -> Table:
+    table = Table("running", "on", "for", box=None, pad_edge=False)
+    for label, worker, since in progress.running:
+        table.add_row(Text(label), Text(worker), duration(progress.now - since))
+    return table

@@ -1,0 +1,79 @@
+"""Which workers the embedded farm needs for a matrix, and whether this host has the devices for them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from farm import environment
+from farm.devices import nvml
+from farm.errors import BadInput
+from farm.spec import Matrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seat:
+    """One worker to be started: its device and its processors."""
+
+    #: `cpu` or `cuda`.
+    device: str
+    #: Processors of its measurements.
+    threads: int
+    #: UUID of the GPU it will find; None for a CPU.
+    uuid: str | None = None
+    #: As the driver names the GPU.
+    model: str = ""
+
+    def arguments(self) -> list[str]:
+        """What `python -m workers` is started with."""
+        return ["--device", self.device, "--threads", str(self.threads)]
+
+
+def seats(matrix: Matrix) -> list[Seat]:
+    """A seat per device of the matrix that this host has; of GPUs, one for each.
+
+    Raises:
+        BadInput: the matrix asks for a device or for processors that are not here; says what is.
+    """
+    threads = _threads(matrix.threads)
+    found = _gpus(threads) if any(device != "cpu" for device in matrix.devices) else []
+    for device in matrix.devices:
+        if device != "cpu" and not any(_is(device, gpu.model) for gpu in found):
+            raise BadInput(_not_here(device, found))
+    cpu = [Seat(device="cpu", threads=threads)] if "cpu" in matrix.devices else []
+    return cpu + [gpu for gpu in found if any(_is(device, gpu.model) for device in matrix.devices)]
+
+
+def environments(taken: list[Seat]) -> frozenset[str]:
+    """The environment classes of the workers in these seats."""
+    return frozenset(environment.describe(seat.device, seat.threads, seat.uuid).key for seat in taken)
+
+
+def _threads(asked: int | None) -> int:
+    here = len(os.sched_getaffinity(0))
+    if asked is not None and asked > here:
+        raise BadInput(
+            f"--threads {asked}: this host has {here} processors for us, so no worker here could take the "
+            f"jobs. Use --threads {here} or less, or submit to a farm with a larger host (without --local)."
+        )
+    return asked or here
+
+
+def _gpus(threads: int) -> list[Seat]:
+    """Every GPU of this host; none where there is no driver."""
+    return [Seat(device="cuda", threads=threads, uuid=gpu.uuid, model=gpu.name) for gpu in nvml.gpus()]
+
+
+def _is(device: str, model: str) -> bool:
+    """Whether a GPU of this name serves the device: any `cuda`, or the one whose name has the model's words."""
+    kind, _, wanted = device.partition(".")
+    name = "-".join(model.lower().replace("-", " ").split())
+    return kind == "cuda" and f"-{wanted}-" in f"-{name}-" if wanted else kind == "cuda"
+
+
+def _not_here(device: str, found: list[Seat]) -> str:
+    here = ", ".join(["cpu", *(f"cuda ({gpu.model})" for gpu in found)])
+    return (
+        f"--devices {device}: this host has no such device for an embedded farm; it has: {here}. "
+        "Leave the device out, or submit to a farm that has one (without --local)."
+    )

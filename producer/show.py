@@ -1,0 +1,85 @@
+"""Tables and sentences for people: the cells of a matrix, runs, workers, and how a run ended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from rich.table import Table
+from rich.text import Text
+
+from farm.measurement import Outcome
+from farm.spec import Matrix
+from producer.progress import duration
+from producer.submit import seconds_of_job
+from results_store.values import Progress, RunInfo, State, WorkerInfo
+
+_MOST_CELLS = 200
+
+
+def cells(matrix: Matrix) -> Table:
+    """The cells of a matrix, the first of them where there are very many."""
+    table = Table("model", "recipe", "batch size", "device", "dataset", "repeats", box=None, pad_edge=False)
+    found = matrix.cells()
+    for cell in found[:_MOST_CELLS]:
+        dataset = f"{cell.dataset} {cell.image_size}×{cell.image_size}"
+        row = (cell.model, str(cell.recipe), str(cell.batch_size), cell.device, dataset, str(matrix.repeats))
+        table.add_row(*map(Text, row))
+    if len(found) > _MOST_CELLS:
+        table.add_row(f"… and {len(found) - _MOST_CELLS:,} more")
+    return table
+
+
+def estimate(matrix: Matrix) -> str:
+    """How much a matrix is, and about how long it takes."""
+    jobs_of = Counter(cell.device for cell in matrix.cells())
+    jobs = sum(jobs_of.values()) * matrix.repeats
+    least, most = (seconds * max(jobs_of.values()) * matrix.repeats for seconds in seconds_of_job(matrix.protocol))
+    repeats = "1 repeat" if matrix.repeats == 1 else f"{matrix.repeats} repeats"
+    return (
+        f"{sum(jobs_of.values()):,} cells × {repeats} = {jobs:,} jobs, "
+        f"about {duration(least)} to {duration(most)} with one worker per device "
+        f"(protocol {matrix.protocol.name}; slow cells, training and builds come on top)."
+    )
+
+
+def runs(found: Iterable[RunInfo]) -> Table:
+    """One line per run."""
+    table = Table("run", "submitted", "jobs", "done", "waiting", "running", "failed", "cancelled", box=None)
+    for run in found:
+        counts = [run.states.get(state, 0) for state in _COLUMNS]
+        when = datetime.fromtimestamp(run.created_at, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+        table.add_row(run.run_id, when, str(run.jobs), *map(str, counts))
+    return table
+
+
+def workers(living: Iterable[WorkerInfo]) -> Table:
+    """One line per worker."""
+    table = Table("worker", "device", "processors", "queues", "environment", box=None)
+    for worker in living:
+        row = (
+            worker.id,
+            worker.device_model,
+            str(worker.threads),
+            ", ".join(worker.queues),
+            worker.environment_key,
+        )
+        table.add_row(*map(Text, row))
+    return table
+
+
+def ending(progress: Progress) -> str:
+    """How a run ended, in one sentence."""
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(progress.outcomes.items()) if count)
+    cancelled = progress.states.get(State.CANCELLED, 0)
+    more = f", {cancelled} cancelled" if cancelled and Outcome.CANCELLED not in progress.outcomes else ""
+    return f"Run {progress.run_id}: {progress.jobs} jobs: {outcomes or 'nothing measured'}{more}."
+
+
+def exit_code(progress: Progress) -> int:
+    """0 where every job ended in a result, else 1."""
+    return 0 if progress.states.get(State.DONE, 0) == progress.jobs else 1
+
+
+_COLUMNS = (State.DONE, State.QUEUED, State.RUNNING, State.FAILED, State.CANCELLED)

@@ -1,0 +1,132 @@
+"""Brings a checked matrix into the store and its jobs into the queues, once all that could fail was tried."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from farm import datasets, queue
+from farm.errors import BadInput, Unreachable
+from farm.settings import Settings
+from farm.spec import Matrix, Protocol
+from results_store.store import Store
+from results_store.values import RunInfo, Submission, WorkerInfo
+
+#: What a job takes beside what its protocol says: a process, the model, the accuracy pass.
+_BESIDE_S = 1.5
+
+_WAYS_OUT = (
+    "Two ways out: add --local, which brings a Redis and workers of its own on this host; or start a Redis, "
+    "set CELERY_BROKER_URL (such as redis://localhost:6379/0) here and for the workers, and start those with: "
+    "python -m workers --device auto"
+)
+
+
+def with_digest(matrix: Matrix, root: Path, *, must_exist: bool) -> Matrix:
+    """The matrix with the digest of a dataset that is the user's own, where its folder can be seen from here.
+
+    Raises:
+        BadInput: the folder must be here and is not.
+    """
+    if not datasets.support(matrix.dataset).needs_folder:
+        return matrix
+    if not must_exist and not (root / matrix.dataset.partition(":")[2]).is_dir():
+        return matrix
+    return matrix.model_copy(update={"dataset_digest": datasets.digest(matrix.dataset, root)})
+
+
+def check_writable(folder: Path) -> None:
+    """Passes where results can be written to this directory, which may not exist yet. Leaves nothing there.
+
+    Raises:
+        BadInput: they cannot; says why.
+    """
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        # A trial, because permissions do not tell of a read-only or a special file system.
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise BadInput(
+            f"--output-dir {folder}: {place} cannot be written to ({reason}). Name a directory that can."
+        ) from None
+
+
+def require_broker(settings: Settings) -> str:
+    """The broker's URL, where it answers.
+
+    Raises:
+        Unreachable: none is set, or it does not answer; says both ways out.
+    """
+    if not settings.broker_url:
+        raise Unreachable(f"No broker: CELERY_BROKER_URL is not set. {_WAYS_OUT}")
+    try:
+        queue.check(settings.broker_url)
+    except Unreachable as error:
+        raise Unreachable(f"{error} {_WAYS_OUT}") from None
+    return settings.broker_url
+
+
+def environments_of(matrix: Matrix, workers: Iterable[WorkerInfo]) -> frozenset[str]:
+    """Environment classes of the workers that serve a queue of the matrix."""
+    queues = {cell.queue for cell in matrix.cells()}
+    return frozenset(worker.environment_key for worker in workers if queues & set(worker.queues))
+
+
+def unserved(matrix: Matrix, workers: Iterable[WorkerInfo]) -> list[str]:
+    """A sentence for each queue of the matrix that no living worker can serve: what is missing, what to start."""
+    living = list(workers)
+    jobs = Counter(cell.queue for cell in matrix.cells())
+    sentences = []
+    for name, cells in jobs.items():
+        serving = [worker for worker in living if name in worker.queues]
+        needed = matrix.threads or 1
+        if not any(worker.threads >= needed for worker in serving):
+            sentences.append(_missing(name, cells * matrix.repeats, serving, matrix.threads))
+    return sentences
+
+
+def submit(
+    store: Store, matrix: Matrix, *, again: bool, environments: frozenset[str]
+) -> tuple[Submission, RunInfo]:
+    """Writes the run, or finds the one that is there already; then how it stands."""
+    submission = store.submit(matrix, again=again, environments=environments)
+    return submission, store.run(submission.run_id)
+
+
+def publish(store: Store, broker_url: str, run_id: str) -> int:
+    """Sends a message for each job of the run that waits, up to the queues' window; how many it sent.
+
+    A job that is taken up may have its message still, and needs no second one.
+    """
+    fresh: dict[str, list[str]] = {}
+    for name, job_ids in store.claimable(run_id, limit=queue.WINDOW).items():
+        there = queue.waiting_jobs(broker_url, name)
+        fresh[name] = [job_id for job_id in job_ids if job_id not in there][: max(0, queue.WINDOW - len(there))]
+    return queue.publish(broker_url, fresh)
+
+
+def seconds_of_job(protocol: Protocol) -> tuple[float, float]:
+    """The least and the most that a job of this protocol is meant to take, its build not counted."""
+    least = protocol.warmup_min_s + 2 * protocol.min_s + _BESIDE_S
+    most = protocol.warmup_max_s + 2 * protocol.max_s + 2 * _BESIDE_S
+    return least, most
+
+
+def _missing(name: str, jobs: int, serving: list[WorkerInfo], threads: int | None) -> str:
+    device = name.replace("gpu", "cuda", 1)
+    kind = device.partition(".")[0]
+    place = (
+        "on a host with that GPU" if "." in name else "on a host with a GPU" if kind == "cuda" else "on any host"
+    )
+    more = f" --threads {threads}" if threads is not None and kind == "cpu" else ""
+    start = f"Start one {place}: python -m workers --device {kind}{more}"
+    if serving:
+        most = max(worker.threads for worker in serving)
+        return f"Queue {name} ({jobs} jobs): its workers have {most} processors, {threads} are asked for. {start}"
+    return f"Queue {name} ({jobs} jobs): no living worker serves it. {start}"

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from producer.__main__ import app
+from results_store.store import open_store
+from tests import factories
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, without broker or database."""
+    for name in ("CELERY_BROKER_URL", "FARM_DATABASE_URL", "FARM_DATA_DIR", "FARM_DATASETS_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def called(*arguments: str) -> Result:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def submit(*arguments: str) -> Result:
+    return called("submit-matrix", *arguments)
+
+
+def empty(folder: Path) -> bool:
+    return not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--optimizations", "baseline", "--batch-sizes", "abc"], "--batch-sizes"),
+        (["--optimizations", "baseline", "--batch-sizes", "0"], "--batch-sizes"),
+        (["--optimizations", "baseline", "--batch-sizes=-1"], "--batch-sizes"),
+        (["--optimizations", "baseline", "--batch-sizes", "1000000000"], "65536"),
+        (["--optimizations", "baselin"], "'baseline'"),
+        (["--optimizations", "baseline", "--models", "densnet121"], "'densenet121'"),
+        (["--optimizations", "baseline", "--models", ""], "empty"),
+        (["--optimizations", "baseline", "--protocol", "quik"], "'quick'"),
+        (["--optimizations", "baseline", "--repeats", "many"], "--repeats"),
+        (["--optimisations", "baseline"], "--optimizations"),
+        (["--matrix", "missing.toml"], "missing.toml"),
+        ([], "--optimizations"),
+    ],
+)
+@pytest.mark.parametrize("mode", [[], ["--local"], ["--dry-run"]])
+def test_a_wrong_request_ends_with_2_and_one_message_and_leaves_nothing(
+    place: Path, arguments: list[str], said: str, mode: list[str]
+) -> None:
+    result = submit(*arguments, *mode)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert "Traceback" not in result.output
+    assert empty(place)
+
+
+def test_a_dry_run_prints_cells_and_jobs_and_needs_nothing(place: Path) -> None:
+    result = submit("--optimizations", "baseline,channels_last+amp", "--repeats", "3", "--dry-run")
+    assert result.exit_code == 0
+    assert "6 cells × 3 repeats = 18 jobs" in result.stdout
+    assert "channels_last+amp" in result.stdout
+    assert empty(place)
+
+
+def test_without_a_broker_both_ways_out_are_named(place: Path) -> None:
+    result = submit("--optimizations", "baseline")
+    assert result.exit_code == 3
+    assert "--local" in result.stderr
+    assert "CELERY_BROKER_URL" in result.stderr
+    assert empty(place)
+
+
+def test_a_broker_that_does_not_answer_ends_with_3_and_hides_its_password(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CELERY_BROKER_URL", "redis://:geheim@127.0.0.1:1/0")
+    for mode in ([], ["--local"]):
+        result = submit("--optimizations", "baseline", *mode)
+        assert result.exit_code == 3
+        assert "127.0.0.1:1" in result.stderr
+        assert "geheim" not in result.output
+    assert empty(place)
+
+
+def test_a_database_that_does_not_answer_ends_with_3(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FARM_DATABASE_URL", "postgresql://farm:geheim@127.0.0.1:1/farm")
+    result = submit("--optimizations", "baseline", "--local")
+    assert result.exit_code == 3
+    assert "geheim" not in result.output
+    assert empty(place)
+
+
+def test_an_output_directory_that_cannot_be_written_is_refused_before_anything_is(place: Path) -> None:
+    (place / "file").write_text("")
+    result = submit("--optimizations", "baseline", "--local", "--output-dir", "file/results")
+    assert result.exit_code == 2
+    assert "--output-dir file/results" in result.stderr
+    assert [path.name for path in place.iterdir()] == ["file"]
+
+
+def test_processors_that_this_host_does_not_have_are_refused(place: Path) -> None:
+    result = submit("--optimizations", "baseline", "--local", "--threads", "1000")
+    assert result.exit_code == 2
+    assert "--threads 1000" in result.stderr
+    assert empty(place)
+
+
+def test_a_device_that_this_host_does_not_have_is_refused_with_what_is_here(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("farm.devices.nvml.gpus", lambda: ())
+    result = submit("--optimizations", "baseline", "--local", "--devices", "cpu,cuda")
+    assert result.exit_code == 2
+    assert "it has: cpu" in result.stderr
+    assert empty(place)
+
+
+def test_an_image_folder_that_is_not_here_is_named(place: Path) -> None:
+    result = submit("--optimizations", "baseline", "--local", "--dataset", "image_folder:mine")
+    assert result.exit_code == 2
+    assert str(place / ".farm" / "datasets" / "mine") in result.stderr
+    assert empty(place)
+
+
+def test_settings_that_cannot_be_read_are_explained(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FARM_LEASE_S", "long")
+    result = called("status")
+    assert result.exit_code == 2
+    assert "lease_s" in result.stderr.lower()
+
+
+@pytest.mark.parametrize("command", ["status", "watch", "resume", "cancel"])
+def test_a_run_that_is_not_there_is_named(place: Path, command: str) -> None:
+    mode = ["--local"] if command == "resume" else []
+    result = called(command, "20990101-000000-abcd", *mode)
+    assert result.exit_code == 2
+    assert "20990101-000000-abcd" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["submit-matrix", "status", "watch", "resume", "cancel"])
+def test_the_help_of_every_command_has_examples(command: str) -> None:
+    result = called(command, "--help")
+    assert result.exit_code == 0
+    assert f"python -m producer {command}" in result.stdout
+
+
+def test_status_lists_runs_and_says_how_one_stands(place: Path) -> None:
+    store = open_store(f"sqlite:///{place}/.farm/farm.db")
+    run = store.submit(factories.matrix(batch_sizes=(1, 2))).run_id
+    store.register(factories.worker())
+    claim = store.claim("cpu@alpha")
+    assert claim is not None
+    store.finish(claim, factories.ok(claim))
+    everything = called("status")
+    assert run in everything.stdout
+    assert "cpu@alpha" in everything.stdout
+    one = called("status", "latest")
+    assert "[1/2 jobs]" in one.stdout
+    store.close()
+
+
+def test_a_cancelled_run_ends_with_1_and_can_be_watched_to_its_end(place: Path) -> None:
+    store = open_store(f"sqlite:///{place}/.farm/farm.db")
+    run = store.submit(factories.matrix(batch_sizes=(1, 2))).run_id
+    cancelled = called("cancel", run)
+    assert cancelled.exit_code == 0
+    assert "2 waiting jobs cancelled" in cancelled.stdout
+    watched = called("watch", run)
+    assert watched.exit_code == 1
+    assert "2 cancelled" in watched.stdout
+    store.close()
