@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from farm.errors import BadInput
+from producer import submit
+from tests import factories
+
+
+def test_a_queue_without_a_living_worker_is_named_with_how_to_start_one() -> None:
+    matrix = factories.matrix(devices=("cpu", "cuda", "cuda.h200"), batch_sizes=(1, 2))
+    sentences = submit.unserved(matrix, [factories.worker()])
+    assert len(sentences) == 2
+    assert "Queue gpu (2 jobs)" in sentences[0]
+    assert "python -m workers --device cuda" in sentences[0]
+    assert "Queue gpu.h200 (2 jobs)" in sentences[1]
+
+
+def test_a_queue_whose_workers_have_too_few_processors_is_named() -> None:
+    matrix = factories.matrix(threads=8)
+    [sentence] = submit.unserved(matrix, [factories.worker(threads=2)])
+    assert "--threads 8" in sentence
+    assert submit.unserved(matrix, [factories.worker(threads=8)]) == []
+
+
+def test_only_workers_that_serve_the_matrix_count_as_its_environment() -> None:
+    cpu = factories.worker()
+    gpu = factories.worker("gpu@alpha", queues=("gpu",), environment=factories.environment(device_kind="cuda"))
+    assert submit.environments_of(factories.matrix(), [cpu, gpu]) == {cpu.environment_key}
+
+
+def test_a_directory_that_does_not_exist_yet_is_tried_without_being_made(tmp_path: Path) -> None:
+    submit.check_writable(tmp_path / "new" / "deep")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_beneath_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="cannot be written"):
+        submit.check_writable(tmp_path / "file" / "results")
+
+
+def test_a_special_file_system_is_refused() -> None:
+    with pytest.raises(BadInput, match="cannot be written"):
+        submit.check_writable(Path("/proc/results"))
+
+
+def test_the_digest_of_the_users_own_images_goes_into_the_matrix(tmp_path: Path) -> None:
+    folder = tmp_path / "mine" / "train" / "cat"
+    folder.mkdir(parents=True)
+    (folder / "a.png").write_bytes(b"one")
+    matrix = factories.matrix(dataset="image_folder:mine")
+    first = submit.with_digest(matrix, tmp_path, must_exist=True)
+    (folder / "a.png").write_bytes(b"two")
+    second = submit.with_digest(matrix, tmp_path, must_exist=True)
+    assert first.dataset_digest != second.dataset_digest
+    assert first.key != second.key
+
+
+def test_a_folder_that_only_the_workers_have_is_left_to_them(tmp_path: Path) -> None:
+    matrix = factories.matrix(dataset="image_folder:mine")
+    assert submit.with_digest(matrix, tmp_path, must_exist=False) == matrix
+    with pytest.raises(BadInput, match="mine"):
+        submit.with_digest(matrix, tmp_path, must_exist=True)
