@@ -162,10 +162,10 @@ def serve(
         queues: what it consumes from.
         handler: called with a job's id, in the pool's process; what it returns is shown as the task's result.
         on_ready: called once, when the worker consumes.
-        on_abort: called at the second signal, just before this process ends; the pool's is dead by then.
+        on_abort: called at the second signal, just before this process ends; it ends the pool's process.
         log_level: of the worker's own lines.
     """
-    _silence_what_does_not_apply()
+    warnings.filterwarnings("ignore", category=SecurityWarning)  # Root and pickle: the farm accepts JSON only.
     app = create_app(broker_url, queues)
     _add_task(app, handler)
     worker = app.Worker(
@@ -179,7 +179,9 @@ def serve(
     )
 
     def ready(**_: Any) -> None:
-        _stop_on_signals(worker, on_abort)
+        # It announces another default of a setting that the farm sets. Celery's own set-up would undo it before.
+        warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
+        _stop_on_signals(on_abort)
         on_ready()
 
     signals.worker_ready.connect(ready, weak=False)
@@ -245,21 +247,14 @@ def _add_task(app: Celery, handler: Callable[[str], str]) -> None:
         return handler(job_id)
 
 
-def _silence_what_does_not_apply() -> None:
-    # Celery warns root because of pickle, which the farm does not accept.
-    warnings.filterwarnings("ignore", category=SecurityWarning)
-    # It announces another default of a setting that the farm sets.
-    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
-
-
-def _stop_on_signals(worker: Any, on_abort: Callable[[], None]) -> None:
+def _stop_on_signals(on_abort: Callable[[], None]) -> None:
     """The first signal lets the job in hand end (Celery's warm shutdown), a second one does not."""
     asked = False
 
     def stop(number: int, frame: Any) -> None:
         nonlocal asked
         if asked:
-            _abort(worker, on_abort)
+            _abort(on_abort)
         asked = True
         worker_state.should_stop = os.EX_OK
         log.warning("stopping after the job in hand; the same signal again stops at once")
@@ -268,10 +263,7 @@ def _stop_on_signals(worker: Any, on_abort: Callable[[], None]) -> None:
     signal.signal(signal.SIGINT, stop)
 
 
-def _abort(worker: Any, on_abort: Callable[[], None]) -> None:
-    for process in getattr(getattr(worker.pool, "_pool", None), "_pool", None) or ():
-        os.kill(process.pid, signal.SIGKILL)
-        os.waitpid(process.pid, 0)
+def _abort(on_abort: Callable[[], None]) -> None:
     try:
         on_abort()
     finally:

@@ -29,6 +29,8 @@ class Settings(BaseSettings):
     #: A job's claim lasts so long without renewal, and is renewed so often.
     lease_s: float = 30.0
     renew_s: float = 5.0
+    #: The GPU this process may use, as CUDA understands it; None where all are visible.
+    visible_gpu: str | None = Field(default=None, validation_alias="CUDA_VISIBLE_DEVICES")
     #: How often the reconciler looks.
     reconcile_s: float = 10.0
 

@@ -11,7 +11,7 @@ import json
 import random
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -241,7 +241,41 @@ class Matrix(Value):
         return jobs
 
 
-def validated[V: Value](kind: type[V], given: Mapping[str, Any]) -> V:
+def job(
+    *,
+    model: str = "densenet121",
+    recipe: str | Recipe = "baseline",
+    batch_size: int = 1,
+    device: str = "cpu",
+    dataset: str = "digits",
+    image_size: int | None = None,
+    threads: int | None = None,
+    protocol: str | Protocol = "quick",
+) -> JobSpec:
+    """One job, with the defaults of a matrix.
+
+    Raises:
+        BadInput: a value does not exist, is out of range, or cannot be combined.
+    """
+    return validated(
+        JobSpec,
+        {
+            "model": model,
+            "recipe": recipe,
+            "batch_size": batch_size,
+            "device": device,
+            "dataset": dataset,
+            "image_size": datasets.default_image_size(dataset) if image_size is None else image_size,
+            "threads": threads,
+            "protocol": preset(protocol)[0] if isinstance(protocol, str) else protocol,
+        },
+    )
+
+
+V = TypeVar("V", bound=Value)
+
+
+def validated(kind: type[V], given: Mapping[str, Any]) -> V:
     """The value of this kind, with errors for people.
 
     Raises:

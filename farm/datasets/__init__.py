@@ -3,7 +3,8 @@
 A plug-in is a module `farm/datasets/<name>.py` with
 
 - `SUPPORT`: a `Support`, readable without importing anything heavy;
-- `load(part, image_size, folder)`: a `Split` of `train` or `test`; the same one every time.
+- `load(part, image_size, folder)`: a `Split` of `train` or `test`; the same one every time;
+- `digest(folder)`, only where it is the user's own: changes when its content does.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import extend_path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from farm import plugins
 from farm.errors import BadInput, unknown
@@ -35,12 +36,22 @@ class Support:
     needs_folder: bool = False
 
 
+class Images(Protocol):
+    """float32 images of (channels, height, width); an array of them is one."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __getitem__(self, chosen: Any) -> np.ndarray:
+        """Those of a slice or of an array of indices, as (chosen, channels, height, width)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Split:
     """Images of one part of a dataset."""
 
-    #: float32, (samples, channels, height, width), normalized.
-    images: np.ndarray
+    #: Normalized; whole in memory or read when asked for.
+    images: Images
     #: int64, (samples,); None where there are no real labels.
     labels: np.ndarray | None
     classes: tuple[str, ...]
@@ -101,3 +112,10 @@ def load(dataset: str, part: str, image_size: int, root: Path) -> Split:
     own = folder(dataset, root) if plugin.SUPPORT.needs_folder else None
     split: Split = plugin.load(part, image_size, own)
     return split
+
+
+def digest(dataset: str, root: Path) -> str | None:
+    """What tells apart two states of a dataset that is the user's own; None for one that never changes."""
+    plugin = plugins.load(__name__, dataset.partition(":")[0])
+    found: str | None = plugin.digest(folder(dataset, root)) if plugin.SUPPORT.needs_folder else None
+    return found

@@ -1,0 +1,190 @@
+"""`python -m farm`: measure one job here and now, or list what can be measured."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from farm import catalogue, datasets, models, recipe, runtimes, statistics
+from farm.errors import FarmError, OutOfMemory, Unsupported
+from farm.measurement import Measurement, Outcome
+from farm.settings import Settings
+from farm.spec import JobSpec, job, validated
+from farm.verdict import judge
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", help=__doc__)
+
+USAGE = 2
+
+
+class ProtocolName(StrEnum):
+    """The presets of `--protocol`."""
+
+    QUICK = "quick"
+    STANDARD = "standard"
+    THOROUGH = "thorough"
+
+
+@app.command()
+def measure(
+    model: Annotated[str, typer.Option(help="Model, by its torchvision name.")] = "densenet121",
+    recipe: Annotated[str, typer.Option(help="Way to run it; see `python -m farm recipes`.")] = "baseline",
+    batch_size: Annotated[str, typer.Option(help="Images per call.")] = "1",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dataset: Annotated[str, typer.Option(help="digits, synthetic or image_folder:NAME.")] = "digits",
+    image_size: Annotated[int | None, typer.Option(help="Side in pixels [64 for digits, else 224].")] = None,
+    threads: Annotated[int | None, typer.Option(help="Processors to use [all].")] = None,
+    protocol: Annotated[ProtocolName, typer.Option(help="How long to measure.")] = ProtocolName.QUICK,
+) -> None:
+    """Measure one job in this process: a table for people, one JSON object on the last line.
+
+    Examples:
+
+      python -m farm measure --recipe channels_last+amp --batch-size 8
+
+      python -m farm measure --recipe onnxruntime --dataset synthetic --image-size 224 | tail -1 | jq .latency_s
+    """
+    from farm.measuring import measure as measure_job
+
+    spec = job(
+        model=model,
+        recipe=recipe,
+        batch_size=batch_size,  # type: ignore[arg-type]  # validated there, with an error for people
+        device=device,
+        dataset=dataset,
+        image_size=image_size,
+        threads=threads,
+        protocol=protocol.value,
+    )
+    try:
+        measured = measure_job(spec)
+    except (Unsupported, OutOfMemory) as error:
+        outcome = Outcome.UNSUPPORTED if isinstance(error, Unsupported) else Outcome.OUT_OF_MEMORY
+        Console(stderr=True).print(f"{outcome}: {error}", markup=False, highlight=False)
+        print(json.dumps({"outcome": outcome, "reason": str(error), "spec": spec.model_dump(mode="json")}))
+        return
+    summary = summarize(measured)
+    Console().print(_table(summary))
+    print(json.dumps(summary))
+
+
+@app.command(hidden=True)
+def build(spec: Annotated[str, typer.Option(help="A JobSpec as JSON; `-` reads it from standard input.")]) -> None:
+    """Build what a job needs and does not find in the cache; `measure` calls this by itself."""
+    from farm.building import build as build_job
+
+    text = sys.stdin.read() if spec == "-" else spec
+    build_job(validated(JobSpec, json.loads(text)), Settings())
+
+
+@app.command()
+def recipes() -> None:
+    """List the choices that recipes are made of, and the models and datasets they run on.
+
+    A recipe is at most one choice of each axis, joined by +:
+
+      python -m farm measure --recipe channels_last+amp+compile
+    """
+    table = Table("axis", "choice", "what it does", title="Recipes: at most one choice of each axis")
+    table.add_row("", recipe.BASELINE, "fp32, NCHW, eager, pinned malloc")
+    described = {**catalogue.LAYOUTS, **catalogue.PRECISIONS, **catalogue.ALLOCATORS}
+    described |= {name: runtimes.support(name).summary for name in runtimes.names()}
+    for axis in recipe.AXES:
+        for name in (choice for choice, of in catalogue.choices().items() if of == axis):
+            table.add_row(axis, name, described[name])
+    console = Console()
+    console.print(table)
+    console.print("models: " + ", ".join(models.names()))
+    for name in datasets.names():
+        console.print(f"dataset {name}: {datasets.support(name).summary}")
+
+
+def summarize(measured: Measurement) -> dict[str, Any]:
+    """What one measurement says: figures in base units, with verdict, evidence and environment."""
+    verdict = judge(measured)
+    batch = measured.spec.batch_size
+    device_s = [ns / 1e9 for ns in measured.samples.device_ns]
+    end_to_end_s = [ns / 1e9 for ns in measured.samples.end_to_end_ns]
+    answers = measured.accuracy
+    return {
+        "outcome": Outcome.OK,
+        "verdict": verdict.level,
+        "reasons": [str(reason) for reason in verdict.reasons],
+        "model_variant": measured.spec.variant,
+        "latency_s": {
+            "device": statistics.summarize(device_s),
+            "end_to_end": statistics.summarize(end_to_end_s),
+        },
+        "throughput_samples_per_s": batch * len(device_s) / sum(device_s),
+        "calls": {"device": len(device_s), "end_to_end": len(end_to_end_s)},
+        "first_call_s": measured.first_call_s,
+        "warmup_s": measured.warmup_s,
+        "load_s": measured.load_s,
+        "build_s": measured.build_s,
+        "build_spent_s": measured.build_spent_s,
+        "peak_memory_bytes": measured.memory.peak_bytes - measured.memory.floor_bytes,
+        "model_size_bytes": measured.model_size_bytes,
+        "parameters": measured.parameters,
+        "accuracy": {
+            "samples": answers.samples,
+            "top1": None if answers.top1_correct is None else answers.top1_correct / answers.samples,
+            "top1_interval": None
+            if answers.top1_correct is None
+            else statistics.wilson(answers.top1_correct, answers.samples),
+            "agreement_top1": answers.agreeing / answers.samples,
+            "logits_relative_error": answers.logits_relative_error,
+        },
+        "page_faults_per_call": measured.usage.faults_per_call,
+        "evidence": measured.evidence,
+        "missing": measured.missing,
+        "spec": measured.spec.model_dump(mode="json"),
+        "environment": measured.environment.model_dump(mode="json"),
+    }
+
+
+def _table(summary: dict[str, Any]) -> Table:
+    table = Table(title=f"{summary['model_variant']}, batch {summary['spec']['batch_size']}", show_header=False)
+    for figure in ("device", "end_to_end"):
+        latency = summary["latency_s"][figure]
+        shown = [f"{name} {_ms(latency[name])}" for name in ("p50", "p90", "p99", "mean")]
+        table.add_row(f"latency, {figure.replace('_', ' ')}", ", ".join(shown))
+    table.add_row("throughput", f"{summary['throughput_samples_per_s']:,.1f} samples/s")
+    build_s = summary["build_s"]
+    costs = f"load {summary['load_s']:.2f} s, first call {_ms(summary['first_call_s'])}"
+    table.add_row("cost", costs if build_s is None else f"build {build_s:.1f} s, {costs}")
+    table.add_row("memory", f"{summary['peak_memory_bytes'] / 2**20:,.1f} MiB above the process's floor")
+    table.add_row("model size", f"{summary['model_size_bytes'] / 2**20:,.2f} MiB")
+    table.add_row("accuracy", _accuracy(summary["accuracy"]))
+    table.add_row("verdict", " ".join([str(summary["verdict"]), *summary["reasons"]]))
+    return table
+
+
+def _accuracy(answers: dict[str, Any]) -> str:
+    agreement = f"agrees with fp32 on {answers['agreement_top1']:.2%} of {answers['samples']} samples"
+    if answers["top1"] is None:
+        return f"no real labels; {agreement}"
+    low, high = answers["top1_interval"]
+    return f"top-1 {answers['top1']:.2%} (95 % interval {low:.2%} to {high:.2%}); {agreement}"
+
+
+def _ms(seconds: float | None) -> str:
+    return "—" if seconds is None else f"{seconds * 1e3:,.2f} ms"
+
+
+def main() -> None:
+    """The door: errors become messages and exit codes."""
+    try:
+        app()
+    except FarmError as error:
+        Console(stderr=True).print(f"Error: {error}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(USAGE)
+
+
+if __name__ == "__main__":
+    main()

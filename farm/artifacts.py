@@ -1,0 +1,138 @@
+"""The artifact cache: what builds made, by content, whole or not at all, made once for everybody.
+
+An artifact is a folder `<kind>-<key>` with its files and a `manifest.json` of their digests. A build
+happens in a folder beside it that is renamed when it is complete; a lock per artifact makes others wait.
+A build that failed for good leaves `<kind>-<key>.failed.json`, so that no repeat tries it again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from farm.errors import BadInput, CorruptArtifact, FarmError, OutOfMemory, Unsupported
+
+MANIFEST = "manifest.json"
+
+#: Fills the folder and returns facts worth storing.
+Builder = Callable[[Path], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """One built thing."""
+
+    folder: Path
+    #: What the builder found worth storing.
+    facts: Mapping[str, Any]
+    #: What making it took, whenever that was.
+    build_s: float
+    #: All its files together.
+    size_bytes: int
+
+
+def key_of(kind: str, content: Mapping[str, Any]) -> str:
+    """The artifact's name: its kind and the digest of everything that decides what is in it."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+
+
+class ArtifactCache:
+    """A folder of artifacts, shared by all processes of a host."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def has(self, key: str) -> bool:
+        """Whether the artifact is there, or known to be impossible: there is nothing left to build."""
+        return (self.root / key / MANIFEST).is_file() or self._failure(key).is_file()
+
+    def get(self, key: str) -> Artifact:
+        """The artifact, every file checked against its digest.
+
+        Raises:
+            CorruptArtifact: it is not there, or a file is not what was written.
+            Unsupported, FarmError: its build failed earlier, with the reason from then.
+        """
+        self._raise_failure(key)
+        folder = self.root / key
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text())
+            files: dict[str, str] = manifest["files"]
+            wrong = [name for name, digest in files.items() if _digest(folder / name) != digest]
+        except (OSError, ValueError, KeyError) as error:
+            raise CorruptArtifact(f"Artifact {folder} cannot be read ({error}). Delete that folder.") from None
+        if wrong:
+            raise CorruptArtifact(f"Artifact {folder} is corrupt: {', '.join(wrong)}. Delete that folder.")
+        size = sum((folder / name).stat().st_size for name in files)
+        return Artifact(folder=folder, facts=manifest["facts"], build_s=manifest["build_s"], size_bytes=size)
+
+    def ensure(self, key: str, build: Builder) -> tuple[Artifact, float]:
+        """The artifact, built now if need be, and the seconds spent on that. A corrupt one is made anew."""
+        with self._lock(key):
+            if not self.has(key):
+                return self._build(key, build, {})
+            try:
+                return self.get(key), 0.0
+            except CorruptArtifact as error:
+                return self._build(key, build, {"rebuilt_because": str(error)})
+
+    def _build(self, key: str, build: Builder, facts: Mapping[str, Any]) -> tuple[Artifact, float]:
+        folder = Path(tempfile.mkdtemp(prefix=f"{key}.building-", dir=self.root))
+        began = time.monotonic()
+        try:
+            found = {**build(folder), **facts}
+            spent = time.monotonic() - began
+            files = {p.relative_to(folder).as_posix(): _digest(p) for p in folder.rglob("*") if p.is_file()}
+            manifest = {"files": files, "facts": found, "build_s": spent}
+            (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+            shutil.rmtree(self.root / key, ignore_errors=True)
+            folder.replace(self.root / key)
+        except (OSError, MemoryError, BadInput, OutOfMemory):
+            raise  # may well succeed another time
+        except Exception as error:
+            reason = str(error) if isinstance(error, FarmError) else f"{type(error).__name__}: {error}"
+            self._remember(key, unsupported=isinstance(error, Unsupported), reason=reason)
+            raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return self.get(key), spent
+
+    def _remember(self, key: str, *, unsupported: bool, reason: str) -> None:
+        self._failure(key).write_text(json.dumps({"unsupported": unsupported, "reason": reason}))
+
+    def _failure(self, key: str) -> Path:
+        return self.root / f"{key}.failed.json"
+
+    def _raise_failure(self, key: str) -> None:
+        file = self._failure(key)
+        if not file.is_file():
+            return
+        failure = json.loads(file.read_text())
+        reason = f"{failure['reason']} (remembered from an earlier build; delete {file} to try again)"
+        raise Unsupported(reason) if failure["unsupported"] else FarmError(reason)
+
+    @contextmanager
+    def _lock(self, key: str) -> Iterator[None]:
+        self.root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.root / f"{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

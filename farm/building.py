@@ -1,0 +1,243 @@
+"""The build phase: everything a job needs that outlives it, made once and cached by content.
+
+Three artifacts, each in need of the one before: the weights (trained where there are real labels), the
+fp32 baseline's logits on the test part (what the accuracy pass compares with), and what the recipe's
+runtime loads (traced, compiled, exported). Asking what is missing imports no torch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from farm import catalogue, datasets, devices, environment, models, runtimes, training
+from farm.artifacts import Artifact, ArtifactCache, key_of
+from farm.datasets import Split
+from farm.errors import BadInput
+from farm.measurement import Environment
+from farm.runtimes import Workload
+from farm.settings import Settings
+from farm.spec import JobSpec
+
+if TYPE_CHECKING:
+    import torch
+
+WEIGHTS = "weights.safetensors"
+LOGITS = "logits.npy"
+REFERENCE_BATCH = 32
+SEED = 0
+
+#: Packages whose version changes what an artifact holds.
+_MAKERS = ("torch", "torchvision", "onnx", "onnxruntime", "openvino", "tensorrt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Materials:
+    """All that a measurement loads."""
+
+    weights: Artifact
+    reference: Artifact
+    #: None for a runtime that has nothing to build.
+    artifact: Artifact | None
+    workload: Workload
+
+    @property
+    def model_size_bytes(self) -> int:
+        """Size of all files that running this recipe takes."""
+        return (self.artifact or self.weights).size_bytes
+
+    @property
+    def reference_logits(self) -> np.ndarray:
+        """The fp32 baseline's logits on the test part, (samples, classes)."""
+        logits: np.ndarray = np.load(self.reference.folder / LOGITS, allow_pickle=False)
+        return logits
+
+
+def needs_build(spec: JobSpec, settings: Settings, here: Environment) -> bool:
+    """Whether a build phase has anything to do for this job in this environment."""
+    cache = ArtifactCache(settings.artifacts)
+    return any(not cache.has(key) for key in _Plan(spec, settings, here).needed())
+
+
+def build(spec: JobSpec, settings: Settings) -> float:
+    """Builds what is missing, in this process.
+
+    Returns:
+        Seconds spent; 0.0 when everything was there.
+
+    Raises:
+        Unsupported: this host or device cannot run the recipe.
+        BadInput: the dataset is not there or not what was submitted.
+    """
+    here = environment_of(spec, settings)
+    devices.open_device(spec.device_kind, here.threads)
+    plan = _Plan(spec, settings, here)
+    _, weights_s = plan.weights()
+    _, reference_s = plan.reference()
+    _, artifact_s = plan.artifact()
+    return weights_s + reference_s + artifact_s
+
+
+def materials(spec: JobSpec, settings: Settings, here: Environment) -> Materials:
+    """What the build phase made, every file checked.
+
+    Raises:
+        CorruptArtifact: something is missing or not what was built.
+    """
+    plan, cache = _Plan(spec, settings, here), ArtifactCache(settings.artifacts)
+    return Materials(
+        weights=cache.get(plan.weights_key),
+        reference=cache.get(plan.reference_key),
+        artifact=None if plan.artifact_key is None else cache.get(plan.artifact_key),
+        workload=plan.workload(),
+    )
+
+
+def environment_of(spec: JobSpec, settings: Settings) -> Environment:
+    """The environment in which this process would build or measure the job."""
+    catalogue.require_device(spec.recipe, spec.device_kind)
+    catalogue.require_installed(spec.recipe)
+    threads = spec.threads or environment.available_processors()
+    return environment.describe(spec.device_kind, threads, settings.visible_gpu)
+
+
+def test_part(spec: JobSpec, settings: Settings) -> Split:
+    """The test images of the accuracy pass: all, or as many as the protocol says, drawn from a fixed seed."""
+    test = datasets.load(spec.dataset, "test", spec.image_size, settings.datasets)
+    wanted = spec.protocol.accuracy_samples
+    if wanted is None or wanted >= len(test.images):
+        return test
+    chosen = np.sort(np.random.default_rng(SEED).permutation(len(test.images))[:wanted])
+    labels = None if test.labels is None else test.labels[chosen]
+    return Split(images=test.images[chosen], labels=labels, classes=test.classes)
+
+
+class _Plan:
+    """The artifacts of one job: their keys, and how each is made."""
+
+    def __init__(self, spec: JobSpec, settings: Settings, here: Environment) -> None:
+        self.spec = spec
+        self.settings = settings
+        self.here = here
+        self.cache = ArtifactCache(settings.artifacts)
+
+    def needed(self) -> list[str]:
+        """The keys of all artifacts the job needs."""
+        return [key for key in (self.weights_key, self.reference_key, self.artifact_key) if key is not None]
+
+    @functools.cached_property
+    def weights_key(self) -> str:
+        """Decided by model, data and training."""
+        return key_of("weights", self._weights_content())
+
+    def _weights_content(self) -> Mapping[str, Any]:
+        return {
+            "model": self.spec.model,
+            "dataset": self.spec.dataset,
+            "digest": datasets.digest(self.spec.dataset, self.settings.datasets),
+            "image_size": self.spec.image_size,
+            "training": asdict(training.Schedule()) | {"version": training.VERSION},
+            "torch": self.here.packages.get("torch"),
+        }
+
+    @functools.cached_property
+    def reference_key(self) -> str:
+        """Decided by the weights and the number of test images."""
+        return key_of("reference", {"weights": self.weights_key, "samples": self.spec.protocol.accuracy_samples})
+
+    @functools.cached_property
+    def artifact_key(self) -> str | None:
+        """Decided by everything that changes compiled code: processor and versions too (else SIGILL elsewhere)."""
+        if not hasattr(runtimes.module(self.spec.recipe.runtime), "build"):
+            return None
+        return key_of(
+            self.spec.recipe.runtime,
+            {
+                "weights": self.weights_key,
+                "recipe": str(self.spec.recipe.without("allocator")),
+                "batch_size": self.spec.batch_size,
+                "threads": self._threads,
+                "device": (self.here.device_model, self.here.features, self.here.driver),
+                "packages": {name: self.here.packages.get(name) for name in _MAKERS},
+                "python": self.here.python,
+            },
+        )
+
+    @property
+    def _threads(self) -> int:
+        return self.spec.threads or self.here.threads
+
+    def weights(self) -> tuple[Artifact, float]:
+        """The weights: trained where there are real labels, else random from a fixed seed."""
+        return self.cache.ensure(self.weights_key, self._make_weights)
+
+    def _make_weights(self, folder: Path) -> Mapping[str, Any]:
+        import torch
+        from safetensors.torch import save_file
+
+        found = datasets.digest(self.spec.dataset, self.settings.datasets)
+        if self.spec.dataset_digest not in (None, found):
+            raise BadInput(
+                f"Dataset {self.spec.dataset!r} here is not the one that was submitted: its files differ. "
+                f"Copy it again, or submit the matrix anew."
+            )
+        data = datasets.load(self.spec.dataset, "train", self.spec.image_size, self.settings.datasets)
+        torch.manual_seed(SEED)
+        model = models.create(self.spec.model, len(data.classes))
+        facts: Mapping[str, Any] = {"origin": f"random, seed {SEED}"}
+        if data.labels is not None:
+            facts = {"origin": "trained here", **self._train(model, data)}
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
+        count = sum(parameter.numel() for parameter in model.parameters())
+        return {**facts, "classes": list(data.classes), "parameters": count}
+
+    def _train(self, model: torch.nn.Module, data: Split) -> Mapping[str, Any]:
+        return training.train(model, data, training.Schedule(), self.spec.device_kind)
+
+    def reference(self) -> tuple[Artifact, float]:
+        """The fp32 baseline's logits."""
+        return self.cache.ensure(self.reference_key, self._make_reference)
+
+    def _make_reference(self, folder: Path) -> Mapping[str, Any]:
+        import torch
+
+        model, test = self._model(), test_part(self.spec, self.settings)
+        starts = range(0, len(test.images), REFERENCE_BATCH)
+        with torch.inference_mode():
+            parts = [model(torch.from_numpy(test.images[i : i + REFERENCE_BATCH])).numpy() for i in starts]
+        logits = np.concatenate(parts)
+        np.save(folder / LOGITS, logits, allow_pickle=False)
+        right = None if test.labels is None else int((logits.argmax(axis=1) == test.labels).sum())
+        return {"samples": len(logits), "top1_correct": right}
+
+    def artifact(self) -> tuple[Artifact | None, float]:
+        """What the recipe's runtime loads."""
+        if self.artifact_key is None:
+            return None, 0.0
+        plugin = runtimes.module(self.spec.recipe.runtime)
+        return self.cache.ensure(self.artifact_key, lambda folder: plugin.build(self.workload(), folder))
+
+    def workload(self) -> Workload:
+        """What the runtime is asked to run."""
+        return Workload(
+            recipe=self.spec.recipe,
+            device=self.spec.device_kind,
+            shape=(self.spec.batch_size, 3, self.spec.image_size, self.spec.image_size),
+            threads=self._threads,
+            model=self._model,
+            weights=self.settings.artifacts / self.weights_key / WEIGHTS,
+        )
+
+    def _model(self) -> torch.nn.Module:
+        """The fp32 model with its weights, on the CPU, in evaluation mode."""
+        from safetensors.torch import load_file
+
+        weights, _ = self.weights()
+        model: torch.nn.Module = models.create(self.spec.model, len(weights.facts["classes"]))
+        model.load_state_dict(load_file(weights.folder / WEIGHTS))
+        return model.eval()

@@ -1,0 +1,33 @@
+"""Devices, one file each: how to wait for one, what memory it took, and how to set it up.
+
+A device is a module-level function `open_device(threads) -> Device` in `farm/devices/<kind>.py`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Protocol
+
+from farm.measurement import Environment
+
+
+class Device(Protocol):
+    """What the passes need of a device."""
+
+    def synchronize(self) -> None:
+        """Returns when all work that was queued is done."""
+
+    def reset_peak(self) -> None:
+        """Starts a new watch for the highest memory use."""
+
+    def peak_bytes(self) -> tuple[int | None, int | None]:
+        """Highest device memory since then: held by the allocator, seen by the driver. None: not observed."""
+
+    def amp_evidence(self, environment: Environment) -> str:
+        """How `amp` is computed here: `hardware` or `emulated`."""
+
+
+def open_device(kind: str, threads: int) -> Device:
+    """The device of this kind, set up for measuring in this process."""
+    device: Device = importlib.import_module(f"farm.devices.{kind}").open_device(threads)
+    return device

@@ -1,0 +1,164 @@
+"""Measures one job: `measure` builds what is missing in a process of its own, then measures in this one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from farm import allocator, building, devices, runtimes
+from farm.datasets import Split
+from farm.errors import FarmError, OutOfMemory
+from farm.measurement import Environment, Measurement
+from farm.passes import accuracy, latency
+from farm.passes.memory import MemoryWatch
+from farm.settings import Settings
+from farm.spec import JobSpec
+
+#: Distinct inputs together take at most so much.
+_INPUT_BYTES = 2**30
+
+#: How the libraries say that memory ran out.
+_NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "failed to allocate", "bad_alloc")
+
+
+def measure(spec: JobSpec, settings: Settings | None = None) -> Measurement:
+    """Measures one job here and now, without queue or database.
+
+    Raises:
+        Unsupported, OutOfMemory: this host or device cannot; that is the result.
+        FarmError: something is missing or wrong; the message says what to do.
+    """
+    settings = settings or Settings()
+    here = building.environment_of(spec, settings)
+    began = time.monotonic()
+    needed = building.needs_build(spec, settings, here)
+    if needed:
+        _build_apart(spec)
+    return measure_here(spec, settings, time.monotonic() - began if needed else 0.0)
+
+
+def _build_apart(spec: JobSpec) -> None:
+    """A build leaves its traces in a process (memory, threads): it gets one of its own."""
+    command = [sys.executable, "-m", "farm", "build", "--spec", "-"]
+    done = subprocess.run(command, input=spec.model_dump_json(), text=True, check=False)
+    if done.returncode < 0 or done.returncode > 2:
+        raise FarmError(f"The build ended with status {done.returncode}; its output is above.")
+
+
+def measure_here(spec: JobSpec, settings: Settings, build_spent_s: float = 0.0) -> Measurement:
+    """Measures a job whose artifacts are built, in this process.
+
+    Args:
+        spec: what to measure.
+        settings: where things live.
+        build_spent_s: what this job's build phase took, to be stored with it.
+
+    Raises:
+        Unsupported, OutOfMemory, FarmError: as `measure`.
+    """
+    with memory_errors():
+        return _measured(spec, settings, build_spent_s)
+
+
+def _measured(spec: JobSpec, settings: Settings, build_spent_s: float) -> Measurement:
+    started_at = time.time()
+    allocator.apply(spec.recipe.allocator)
+    here = building.environment_of(spec, settings)
+    device = devices.open_device(spec.device_kind, here.threads)
+    plugin = runtimes.module(spec.recipe.runtime)
+    made = building.materials(spec, settings, here)
+    test, reference = building.test_part(spec, settings), made.reference_logits
+    inputs = distinct_inputs(test, spec)
+
+    memory = MemoryWatch(device)
+    began = time.perf_counter()
+    session = plugin.load(made.workload, None if made.artifact is None else made.artifact.folder)
+    load_s = time.perf_counter() - began
+
+    on_device, end_to_end = latency.stopwatches(session, device, inputs)
+    first_call_s = on_device.once()
+    end_to_end.once()
+    taken = memory.read()
+    timed = latency.run(on_device, end_to_end, spec.protocol)
+    answers = accuracy.run(session, test, spec.batch_size, reference)
+    evidence = dict(session.evidence(on_device.inputs[0]))
+    return Measurement(
+        spec=spec,
+        environment=here,
+        started_at=started_at,
+        ended_at=time.time(),
+        samples=timed.samples,
+        usage=timed.usage,
+        memory=taken,
+        accuracy=answers,
+        first_call_s=first_call_s,
+        warmup_s=timed.warmup_s,
+        warmup_steady=timed.warmup_steady,
+        load_s=load_s,
+        build_s=None if made.artifact is None else made.artifact.build_s,
+        build_spent_s=build_spent_s,
+        model_size_bytes=made.model_size_bytes,
+        parameters=made.weights.facts["parameters"],
+        evidence={**_provenance(made, spec, device, here), **evidence},
+        missing=memory.missing | _unobserved(test, spec),
+    )
+
+
+def _provenance(
+    made: building.Materials, spec: JobSpec, device: devices.Device, here: Environment
+) -> dict[str, object]:
+    """Where weights and artifact come from, and how the recipe's arithmetic is done here."""
+    known: dict[str, object] = {"weights": made.weights.facts["origin"]}
+    for artifact in (made.weights, made.reference, made.artifact):
+        if artifact is not None and "rebuilt_because" in artifact.facts:
+            known["rebuilt_because"] = artifact.facts["rebuilt_because"]
+    if made.artifact is not None:
+        known["build"] = dict(made.artifact.facts)
+        if "graph_breaks" in made.artifact.facts:
+            known["graph_breaks"] = made.artifact.facts["graph_breaks"]
+    if spec.recipe.precision == "amp":
+        known["amp"] = device.amp_evidence(here)
+    return known
+
+
+def _unobserved(test: Split, spec: JobSpec) -> dict[str, str]:
+    """Why metrics are empty that this job could not have."""
+    reasons = {}
+    if test.labels is None:
+        reasons["accuracy_top1"] = reasons["accuracy_top5"] = f"{spec.dataset} has no real labels"
+    elif len(test.classes) < 5:
+        reasons["accuracy_top5"] = f"{spec.dataset} has only {len(test.classes)} classes"
+    if spec.device_kind == "cpu":
+        reasons["vram_usage"] = reasons["gpu_utilization"] = "measured on a CPU"
+    else:
+        reasons["gpu_utilization"] = "not observed"
+    return reasons
+
+
+def distinct_inputs(test: Split, spec: JobSpec) -> list[np.ndarray]:
+    """Different batches of the job's size, float32 NCHW, made from the test images."""
+    batch_bytes = spec.batch_size * 3 * spec.image_size**2 * 4
+    count = max(1, min(spec.protocol.distinct_inputs, _INPUT_BYTES // batch_bytes))
+    indices = np.arange(count * spec.batch_size) % len(test.images)
+    return [
+        accuracy.filled(test.images[np.unique(chosen)], spec.batch_size)
+        for chosen in indices.reshape(count, spec.batch_size)
+    ]
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turns every library's way of saying that memory ran out into `OutOfMemory`."""
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemory(f"host memory ran out: {error}") from None
+    except RuntimeError as error:
+        if any(sign in str(error).lower() for sign in _NO_MEMORY):
+            raise OutOfMemory(str(error).splitlines()[0]) from None
+        raise

@@ -1,0 +1,126 @@
+"""What the runtimes on torch share: laying out tensors, autocast, and watching what really ran."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from farm.runtimes import Workload
+
+#: What `amp` computes in, by device.
+AUTOCAST_DTYPE = {"cpu": torch.bfloat16, "cuda": torch.float16}
+
+
+class Watch(TorchDispatchMode):
+    """Counts the operators that reach torch's dispatcher, each with the dtype of its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: collections.Counter[tuple[str, str]] = collections.Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        dtype = str(output.dtype).removeprefix("torch.") if isinstance(output, torch.Tensor) else ""
+        self.seen[(func.name().removeprefix("aten::").partition(".")[0], dtype)] += 1
+        return output
+
+    def dtypes(self, *names: str) -> dict[str, int]:
+        """How often these operators ran in each dtype."""
+        counts: collections.Counter[str] = collections.Counter()
+        for (name, dtype), times in self.seen.items():
+            if name in names:
+                counts[dtype] += times
+        return dict(counts.most_common())
+
+
+#: The names under which a convolution reaches the dispatcher.
+CONVOLUTIONS = ("conv2d", "_convolution", "convolution", "mkldnn_convolution", "cudnn_convolution")
+
+
+class TorchSession:
+    """A callable on tensors, with the layout of its recipe."""
+
+    def __init__(self, workload: Workload, call: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.workload = workload
+        self.run = torch.inference_mode()(call)
+
+    def to_device(self, host: np.ndarray) -> torch.Tensor:
+        """The array on the device, in the recipe's memory format."""
+        return to_device(self.workload, torch.from_numpy(host))
+
+    def to_host(self, output: torch.Tensor) -> np.ndarray:
+        """The logits as float32; waits for the device."""
+        return output.float().cpu().numpy()
+
+    def evidence(self, on_device: torch.Tensor) -> Mapping[str, Any]:
+        """Operators and dtypes of one more call."""
+        watch = self.watch(on_device)
+        return {
+            "dtype_asked": asked_dtype(self.workload),
+            "dtype": next(iter(watch.dtypes(*CONVOLUTIONS)), "none seen"),
+            "convolutions": watch.dtypes(*CONVOLUTIONS),
+            "batch_norms": sum(watch.dtypes("batch_norm", "native_batch_norm").values()),
+            "channels_last": on_device.is_contiguous(memory_format=torch.channels_last),
+        }
+
+    def watch(self, on_device: torch.Tensor) -> Watch:
+        """One more call, watched."""
+        with torch.inference_mode(), Watch() as watch:
+            self.run(on_device)
+        return watch
+
+
+def asked_dtype(workload: Workload) -> str:
+    """The dtype that the recipe's convolutions must run in."""
+    dtype = AUTOCAST_DTYPE[workload.device] if workload.recipe.precision == "amp" else torch.float32
+    return str(dtype).removeprefix("torch.")
+
+
+def memory_format(workload: Workload) -> torch.memory_format:
+    """The memory format of the recipe's layout."""
+    return torch.channels_last if workload.recipe.layout == "channels_last" else torch.contiguous_format
+
+
+def to_device(workload: Workload, tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor on the workload's device, in its memory format."""
+    return tensor.to(device=workload.device, memory_format=memory_format(workload))
+
+
+def prepared(workload: Workload, *, cache_casts: bool = True) -> torch.nn.Module:
+    """The model on its device, in the layout and the precision of the recipe.
+
+    Args:
+        workload: what to run.
+        cache_casts: False where the graph is recorded: a cached cast would be baked in.
+    """
+    model = workload.model().to(device=workload.device, memory_format=memory_format(workload))
+    if workload.recipe.precision != "amp":
+        return model
+    return Autocast(model, workload.device, cache_casts).eval()
+
+
+class Autocast(torch.nn.Module):
+    """A model that runs under autocast."""
+
+    def __init__(self, model: torch.nn.Module, device: str, cache_casts: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.device = device
+        self.cache_casts = cache_casts
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits of a batch of images."""
+        with torch.autocast(self.device, AUTOCAST_DTYPE[self.device], cache_enabled=self.cache_casts):
+            return self.model(images)
+
+
+def example(workload: Workload) -> torch.Tensor:
+    """An input of the workload's shape on its device, for tracing and export."""
+    return to_device(workload, torch.zeros(workload.shape))

@@ -1,0 +1,21 @@
+"""torch as it is: the model's own Python code, operator by operator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from farm.runtimes import Session, Support, Workload
+
+SUPPORT = Support(
+    summary="torch as it is, operator by operator (the baseline)",
+    precisions=("fp32", "amp"),
+    layouts=("nchw", "channels_last"),
+    requires=("torch",),
+)
+
+
+def load(workload: Workload, folder: Path | None) -> Session:
+    """The model itself."""
+    from farm.runtimes import _torch
+
+    return _torch.TorchSession(workload, _torch.prepared(workload))

@@ -1,0 +1,96 @@
+"""Percentiles, intervals and their floors (pure): what raw samples say, and when they say nothing.
+
+Sources: the floors are MLPerf LoadGen's early-stopping bounds; intervals on percentiles are order
+statistics (Conover, Practical Nonparametric Statistics, 3.2); on proportions Wilson's (1927); on medians of
+repeats a two-level bootstrap, over repeats and over the samples of each (Davison & Hinkley, 3.8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import stats
+
+#: A percentile is stated from so many samples on; below, its cell is empty.
+FLOORS: Mapping[int, int] = {50: 11, 90: 64, 95: 130, 99: 662}
+
+CONFIDENCE = 0.95
+
+#: The bootstrap draws at most so many samples of each repeat: more would cost time and change nothing.
+_MOST_SAMPLES = 400
+_RESAMPLES = 1000
+
+
+def summarize(samples: Sequence[float]) -> dict[str, float | None]:
+    """Mean, standard deviation, minimum and percentiles, in the unit of the samples.
+
+    None stands where there are too few samples.
+    """
+    if not samples:
+        return dict.fromkeys(("mean", "std", "min", "p50", "p90", "p95", "p99"))
+    values = np.asarray(samples, dtype=np.float64)
+    return {
+        "mean": float(values.mean()),
+        "std": float(values.std(ddof=1)) if len(values) > 1 else None,
+        "min": float(values.min()),
+        **{f"p{q}": percentile(samples, q) for q in FLOORS},
+    }
+
+
+def percentile(samples: Sequence[float], q: int) -> float | None:
+    """The q-th percentile; None below its floor on samples."""
+    if len(samples) < FLOORS[q]:
+        return None
+    return float(np.percentile(np.asarray(samples, dtype=np.float64), q))
+
+
+def percentile_interval(samples: Sequence[float], q: int) -> tuple[float, float] | None:
+    """The 95 % interval of the q-th percentile by order statistics; None below the percentile's floor."""
+    if len(samples) < FLOORS[q]:
+        return None
+    ordered = np.sort(np.asarray(samples, dtype=np.float64))
+    low, high = stats.binom.interval(CONFIDENCE, len(ordered), q / 100)
+    return float(ordered[max(0, int(low) - 1)]), float(ordered[min(len(ordered) - 1, int(high))])
+
+
+def relative_half_width(samples: Sequence[float]) -> float | None:
+    """Half the width of the median's 95 % interval ÷ the median; None below the median's floor."""
+    interval = percentile_interval(samples, 50)
+    if interval is None:
+        return None
+    return (interval[1] - interval[0]) / 2 / float(np.median(np.asarray(samples, dtype=np.float64)))
+
+
+def median_interval(repeats: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float] | None:
+    """The 95 % interval of the median over repeats of each repeat's median, by a two-level bootstrap.
+
+    With one repeat it is the order-statistic interval within it: it then says nothing about what varies
+    between processes.
+    """
+    used = [np.asarray(samples, dtype=np.float64) for samples in repeats if len(samples)]
+    if not used:
+        return None
+    if len(used) == 1:
+        return percentile_interval(repeats[0], 50)
+    draw = np.random.default_rng(seed)
+    medians = np.stack([_resampled_medians(samples, draw) for samples in used])
+    chosen = draw.integers(0, len(used), size=(_RESAMPLES, len(used)))
+    over_repeats = np.median(medians[chosen, np.arange(_RESAMPLES)[:, None]], axis=1)
+    low, high = np.percentile(over_repeats, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
+    return float(low), float(high)
+
+
+def _resampled_medians(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Medians of resamples of one repeat, (resamples,)."""
+    kept = samples if len(samples) <= _MOST_SAMPLES else draw.choice(samples, _MOST_SAMPLES, replace=False)
+    resampled = draw.choice(kept, size=(_RESAMPLES, len(kept)))
+    medians: np.ndarray = np.median(resampled, axis=1)
+    # Fewer samples than there were widen the interval by the square root of the ratio: take that back.
+    return np.median(kept) + (medians - np.median(kept)) * np.sqrt(len(kept) / len(samples))
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a proportion."""
+    interval = stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)

@@ -1,0 +1,136 @@
+"""The loop that times: wall clock around work that is synchronized on both sides, and nothing else.
+
+Pure: clock, synchronize and the callable are passed in. Warm-up is pyperf's idea (the recent window has
+become steady), the end of measuring nvbench's (the interval is narrow enough) under LoadGen's minimums.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from farm import statistics
+from farm.spec import Protocol
+
+#: Nanoseconds of a monotonic clock.
+Clock = Callable[[], int]
+
+_NS = 1e9
+#: The stop rule is looked at whenever the window has grown by this factor: looking costs time too.
+_LOOK_AGAIN = 1.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """The calls of one window."""
+
+    #: Wall time of every call in nanoseconds, in order.
+    samples_ns: list[int]
+    #: From the first call's start to the last one's end, in seconds.
+    wall_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopwatch:
+    """Times calls of one callable on inputs that take turns."""
+
+    call: Callable[[Any], Any]
+    inputs: Sequence[Any]
+    synchronize: Callable[[], None]
+    clock: Clock = time.perf_counter_ns
+
+    def once(self) -> float:
+        """Seconds of a single call."""
+        return self.window(lambda samples, _: len(samples) >= 1).samples_ns[0] / _NS
+
+    def window(self, enough: Callable[[list[int], float], bool]) -> Timed:
+        """Calls until `enough(samples so far, seconds since the first call)`; at least once."""
+        call, synchronize, clock = self.call, self.synchronize, self.clock
+        samples: list[int] = []
+        inputs = itertools.cycle(self.inputs)
+        synchronize()
+        began = clock()
+        while True:
+            item = next(inputs)
+            before = clock()
+            output = call(item)
+            synchronize()
+            after = clock()
+            samples.append(after - before)
+            del output  # the last output is freed outside the timed part
+            if enough(samples, (after - began) / _NS):
+                return Timed(samples_ns=samples, wall_s=(after - began) / _NS)
+
+    def warm_up(self, protocol: Protocol) -> tuple[Timed, bool]:
+        """Calls until they are steady, not before the protocol's floor and not after its cap.
+
+        Returns:
+            The calls, and whether they had become steady.
+        """
+
+        def enough(samples: list[int], seconds: float) -> bool:
+            if seconds < protocol.warmup_min_s or len(samples) < protocol.warmup_min_calls:
+                return False
+            return seconds >= protocol.warmup_max_s or steady(samples)
+
+        timed = self.window(_rarely(enough))
+        return timed, steady(timed.samples_ns)
+
+    def measure(self, protocol: Protocol, at_look: Callable[[int], None] = lambda calls: None) -> Timed:
+        """Calls until there are enough by the protocol's minimums and interval, or its time is up.
+
+        Args:
+            protocol: the minimums, the interval's target and the maximum.
+            at_look: told the number of calls so far each time the rule is looked at, between two calls.
+        """
+
+        def enough(samples: list[int], seconds: float) -> bool:
+            at_look(len(samples))
+            if len(samples) < protocol.min_calls:
+                return False
+            if seconds >= protocol.max_s:
+                return True
+            return seconds >= protocol.min_s and narrow(samples, protocol.target_half_width)
+
+        return self.window(_rarely(enough))
+
+
+def steady(samples: Sequence[int]) -> bool:
+    """Whether two halves of the recent window agree: quartiles within 5 %, MAD within 10 % of the median.
+
+    The recent window is the later half of all calls, at least 6 of them.
+    """
+    recent = np.asarray(samples[-max(6, len(samples) // 2) :], dtype=np.float64)
+    if len(recent) < 6:
+        return False
+    first, second = np.array_split(recent, 2)
+    quartiles = np.quantile(first, (0.25, 0.5, 0.75)), np.quantile(second, (0.25, 0.5, 0.75))
+    deviations = [np.median(np.abs(half - np.median(half))) for half in (first, second)]
+    median = np.median(recent)
+    apart = np.abs(quartiles[0] - quartiles[1]) / median
+    return bool((apart <= 0.05).all() and abs(deviations[0] - deviations[1]) / median <= 0.10)
+
+
+def narrow(samples: Sequence[int], target: float) -> bool:
+    """Whether the half-width of the median's 95 % interval is at most `target` of the median."""
+    half_width = statistics.relative_half_width(samples)
+    return half_width is not None and half_width <= target
+
+
+def _rarely(enough: Callable[[list[int], float], bool]) -> Callable[[list[int], float], bool]:
+    """The same rule, looked at only when the window has grown by a tenth since the last look."""
+    next_look = 1.0
+
+    def look(samples: list[int], seconds: float) -> bool:
+        nonlocal next_look
+        if len(samples) < next_look:
+            return False
+        next_look = len(samples) * _LOOK_AGAIN
+        return enough(samples, seconds)
+
+    return look
