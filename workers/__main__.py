@@ -1,0 +1,103 @@
+"""`python -m workers`: serve one device of this host."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from farm import queue
+from farm.errors import BadInput, FarmError, Unreachable, unknown
+from farm.settings import Settings
+from results_store.store import WorkerInfo, open_store
+from workers import capabilities, locks
+from workers.service import Service
+
+EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 1, 2, 3
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+HELP = """Serve one device of this host: take jobs from the queue, measure each in a process of its own.
+
+\b
+Examples:
+  python -m workers                              # the least served GPU, or the CPU where there is none
+  python -m workers --device cpu --threads 2     # two processors; jobs that ask for more are left to others
+  python -m workers --device cuda                # start it once per GPU; they share the GPUs out by themselves
+
+\b
+Where things live comes from the environment:
+  CELERY_BROKER_URL   redis://host:6379/0
+  FARM_DATABASE_URL   postgresql://… when there is more than one host; else a SQLite file in FARM_DATA_DIR
+  FARM_LOCK_DIR       one directory for all workers of a host
+
+SIGTERM or Ctrl-C: the job in hand is finished first. A second one stops at once and hands the job back.
+"""
+
+
+def main(
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(help="Processors per job. Default: all of the host's; 2 beside a GPU.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Unique name. Default: made up from device and host.")] = None,
+    log_level: Annotated[str, typer.Option(help=", ".join(LEVELS) + ".")] = "INFO",
+) -> None:
+    """Serves until told to stop; what is wrong with the start is said on stderr, with what to do."""
+    try:
+        level = _level(log_level)
+        settings = _settings()
+        worker = _worker(settings, device, threads, name)
+        locks.prepare(settings.lock_dir)
+        _log(level)
+        status = Service(settings, worker, level).run()
+    except FarmError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = {BadInput: EXIT_USAGE, Unreachable: EXIT_UNREACHABLE}.get(type(error), EXIT_FAILED)
+    raise typer.Exit(status)
+
+
+def _level(text: str) -> str:
+    if text.upper() not in LEVELS:
+        raise unknown("log level", text, LEVELS)
+    return text.upper()
+
+
+def _settings() -> Settings:
+    settings = Settings()
+    if settings.broker_url is None:
+        raise BadInput(
+            "No broker is set. Either set CELERY_BROKER_URL to a Redis, such as redis://localhost:6379/0, or let "
+            "`python -m producer submit-matrix --local` start one with workers of its own."
+        )
+    queue.check_url(settings.broker_url)
+    return settings
+
+
+def _worker(settings: Settings, device: str, threads: int | None, name: str | None) -> WorkerInfo:
+    # Once without the store: a wrong flag is said even when the database is away.
+    worker = capabilities.capabilities(device, threads, name=name)
+    if worker.device_kind == "cpu":
+        return worker
+    store = open_store(settings.database, lease_s=settings.lease_s)
+    try:
+        living = [other for other in store.workers() if other.host == worker.host]
+    finally:
+        store.close()
+    return capabilities.capabilities(device, threads, name=name, living=living)
+
+
+def _log(level: str) -> None:
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if level != "DEBUG":
+        # One line per job is the supervisor's; Celery's two more tell nothing new.
+        for name in ("celery.worker.strategy", "celery.app.trace", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command(help=HELP)(main)
+    app(prog_name="python -m workers")

@@ -1,0 +1,107 @@
+"""What a worker on this host can do: its device, its queues, its environment. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import secrets
+from collections import Counter
+from collections.abc import Sequence
+
+from farm import environment
+from farm.devices import nvml
+from farm.devices.nvml import Gpu
+from farm.errors import BadInput, unknown
+from results_store.store import WorkerInfo
+from workers import locks
+
+DEVICES = ("cpu", "cuda", "auto")
+
+#: A GPU job's host side: one processor computes, one answers the driver.
+GPU_THREADS = 2
+
+#: Words of a GPU's name that say who sells it or in what form, not what it is.
+_NO_MODEL = re.compile(r"nvidia|geforce|tesla|quadro|graphics|gpu|\d+gb|hbm\d*e?|sxm\d*|pcie|nvl")
+
+
+def capabilities(
+    device: str, threads: int | None = None, *, name: str | None = None, living: Sequence[WorkerInfo] = ()
+) -> WorkerInfo:
+    """A worker for this device of this host.
+
+    Args:
+        device: `cpu`, `cuda`, or `auto`: a GPU where there is one, else the CPU.
+        threads: processors that a job takes; None is all for a CPU, and `GPU_THREADS` beside a GPU.
+        name: the worker's name, unique in the farm; None makes one up.
+        living: the farm's workers, so that of several GPUs the least served is taken.
+
+    Raises:
+        BadInput: no such device here, or more threads than processors.
+    """
+    if device not in DEVICES:
+        raise unknown("device", device, DEVICES)
+    gpus = nvml.gpus() if device != "cpu" else ()
+    if device == "cuda" and not gpus:
+        raise BadInput(
+            "No NVIDIA GPU answers on this host. Possible here: --device cpu. In a container, start it with GPUs "
+            "(docker run --gpus all)."
+        )
+    gpu = least_served(gpus, living) if gpus else None
+    kind = "cpu" if gpu is None else "cuda"
+    found = environment.describe(kind, _threads(threads, kind), None if gpu is None else gpu.uuid)
+    return WorkerInfo(
+        id=full_name(name, kind),
+        host=platform.node(),
+        pid=os.getpid(),
+        device_kind=kind,
+        device_model=found.device_model,
+        device_uuid=found.device_uuid,
+        queues=queues(gpu),
+        threads=found.threads,
+        environment_key=found.key,
+        environment=found,
+    )
+
+
+def queues(gpu: Gpu | None) -> tuple[str, ...]:
+    """The queues that a device's jobs are in: `cpu`, or `gpu` and the GPU's own, such as `gpu.h200`."""
+    if gpu is None:
+        return ("cpu",)
+    model = model_word(gpu.name)
+    return ("gpu", f"gpu.{model}") if model else ("gpu",)
+
+
+def model_word(name: str) -> str:
+    """A GPU's model as one word: `h200` of `NVIDIA H200`, `rtx-4090` of `NVIDIA GeForce RTX 4090`."""
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    return "-".join(word for word in words if word and not _NO_MODEL.fullmatch(word))
+
+
+def least_served(gpus: Sequence[Gpu], living: Sequence[WorkerInfo]) -> Gpu:
+    """The GPU with the fewest living workers; the first of several."""
+    served = Counter(worker.device_uuid for worker in living)
+    return min(gpus, key=lambda gpu: served[gpu.uuid])
+
+
+def full_name(name: str | None, kind: str) -> str:
+    """A worker's name with its host; without a name, a unique one like `cpu@host.4711-3f`.
+
+    Raises:
+        BadInput: the name has characters that the queue's tools would trip over.
+    """
+    if name is None:
+        # Not the process id alone: containers that share a host's name start counting anew.
+        return f"{'gpu' if kind == 'cuda' else kind}@{platform.node()}.{os.getpid()}-{secrets.token_hex(1)}"
+    if re.fullmatch(r"[A-Za-z0-9_.-]+(@[A-Za-z0-9_.-]+)?", name) is None:
+        raise BadInput(f"The name {name!r} is not possible: letters, digits, '_', '.', '-' and one '@', please.")
+    return name if "@" in name else f"{name}@{platform.node()}"
+
+
+def _threads(asked: int | None, kind: str) -> int:
+    there = len(locks.processors())
+    if asked is None:
+        return there if kind == "cpu" else min(GPU_THREADS, there)
+    if not 1 <= asked <= there:
+        raise BadInput(f"--threads {asked}: this host has {there} processors for it. Possible: 1 to {there}.")
+    return asked

@@ -1,0 +1,87 @@
+"""The process in which one job is built or measured: `python -m workers.child REQUEST RESULT` (descriptors).
+
+It reads a request as JSON, does it, and writes a report as JSON. Nothing else ever runs in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from workers import processes
+
+#: The kernel that runs out of memory takes this process rather than the worker.
+_OOM_SCORE = "800"
+
+
+def main() -> None:
+    """Does what the request asks for, and ends without tidying up: a library's teardown may hang."""
+    request_from, report_to = int(sys.argv[1]), int(sys.argv[2])
+    with os.fdopen(request_from) as reader:
+        request = json.load(reader)
+    settle(request["parent"], request["processors"])
+    # What this process starts must not keep the supervisor waiting for more.
+    os.set_inheritable(report_to, False)
+    report = fulfil(request)
+    with os.fdopen(report_to, "w") as writer:
+        json.dump(report, writer)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def settle(parent: int, processors: list[int]) -> None:
+    """Ties this process to its parent and its processors, before any library is imported."""
+    processes.die_with(parent)
+    os.sched_setaffinity(0, processors)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
+
+
+def fulfil(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The report on a request: outcome, reason, and what was made."""
+    from farm.errors import FarmError, OutOfMemory, Unsupported
+
+    try:
+        return {"outcome": "ok", "reason": "", **_do(request)}
+    except Unsupported as error:
+        return _failure("unsupported", str(error))
+    except (OutOfMemory, MemoryError) as error:
+        traceback.print_exc()
+        return _failure("out_of_memory", str(error) or "the host's memory did not suffice")
+    except FarmError as error:
+        traceback.print_exc()
+        return _failure("error", str(error))
+    except Exception as error:
+        # Broad: whatever a library raises is how this job ended.
+        traceback.print_exc()
+        return _failure("error", f"{type(error).__name__}: {error}")
+
+
+def _do(request: Mapping[str, Any]) -> dict[str, Any]:
+    from farm.settings import Settings
+    from farm.spec import JobSpec
+
+    spec, settings = JobSpec.model_validate(request["spec"]), Settings()
+    if request["phase"] == "build":
+        from farm import building
+
+        return {"build_spent_s": building.build(spec, settings)}
+    from farm import measuring
+
+    measurement = measuring.measure_here(spec, settings, request["build_spent_s"])
+    return {"measurement": measurement.model_dump(mode="json")}
+
+
+def _failure(outcome: str, reason: str) -> dict[str, Any]:
+    return {"outcome": outcome, "reason": reason}
+
+
+if __name__ == "__main__":
+    main()

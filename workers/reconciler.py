@@ -1,0 +1,175 @@
+"""A small process beside each worker: says that it lives, takes back what was lost, refills the queues.
+
+`python -m workers.reconciler WORKER PARENT`. Safe to run many times over: the work on the store is done under
+a lock in the store, by one of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from farm import queue
+from farm.errors import FarmError, Unreachable
+from farm.settings import Settings
+from results_store.store import Store, open_store
+from workers import processes
+
+log = logging.getLogger(__name__)
+
+#: A job whose messages led to nothing is published again after so long, twice as long each time.
+FIRST_PAUSE_S = 10.0
+LONGEST_PAUSE_S = 600.0
+
+_LOCK = "reconciler"
+
+
+class Broker(Protocol):
+    """What the reconciler needs of the queue."""
+
+    def waiting(self, queues: Iterable[str]) -> Mapping[str, int]:
+        """Messages that wait in each queue."""
+
+    def waiting_jobs(self, queue: str) -> set[str]:
+        """Jobs that the messages in a queue name."""
+
+    def publish(self, job_ids_by_queue: Mapping[str, Sequence[str]]) -> int:
+        """Sends one message per job."""
+
+
+class RedisBroker:
+    """The queue at a URL."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def waiting(self, queues: Iterable[str]) -> Mapping[str, int]:
+        """Messages that wait in each queue."""
+        return queue.waiting(self._url, queues)
+
+    def waiting_jobs(self, queue_name: str) -> set[str]:
+        """Jobs that the messages in a queue name."""
+        return queue.waiting_jobs(self._url, queue_name)
+
+    def publish(self, job_ids_by_queue: Mapping[str, Sequence[str]]) -> int:
+        """Sends one message per job."""
+        return queue.publish(self._url, job_ids_by_queue)
+
+
+class Reconciler:
+    """One worker's share of keeping the farm going."""
+
+    def __init__(
+        self,
+        store: Store,
+        broker: Broker,
+        worker_id: str,
+        every_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._broker = broker
+        self._worker_id = worker_id
+        self._lock_s = 3 * every_s
+        self._clock = clock
+        #: Job → (when it may be published again, the pause after that).
+        self._published: dict[str, tuple[float, float]] = {}
+
+    def step(self) -> int:
+        """One round; how many messages it sent.
+
+        Raises:
+            Unreachable: the database or the broker does not answer.
+        """
+        self._store.heartbeat(self._worker_id)
+        if not self._store.try_lock(_LOCK, self._worker_id, self._lock_s):
+            return 0
+        done = self._store.reconcile()
+        if done.requeued or done.failed:
+            log.info("jobs whose worker vanished: %d queued again, %d failed", done.requeued, done.failed)
+        return self._refill()
+
+    def _refill(self) -> int:
+        """Publishes what the queues of living workers lack."""
+        served = {name for worker in self._store.workers() for name in worker.queues}
+        claimable = {name: jobs for name, jobs in self._store.claimable().items() if name in served}
+        self._forget_all_but({job for jobs in claimable.values() for job in jobs})
+        waiting = self._broker.waiting(claimable)
+        lacking = {
+            name: missing
+            for name, jobs in claimable.items()
+            if (missing := self._missing(name, jobs, min(len(jobs), queue.WINDOW) - waiting[name]))
+        }
+        if not lacking:
+            return 0
+        sent = self._broker.publish(lacking)
+        self._remember(job for jobs in lacking.values() for job in jobs)
+        log.info("%d messages sent for jobs that had none", sent)
+        return sent
+
+    def _missing(self, name: str, jobs: Sequence[str], how_many: int) -> list[str]:
+        """Jobs of a queue to publish. Not those that wait there, nor, for a while, those just published.
+
+        A job that no living worker can do is claimable all the same: without the pause its message would go
+        round for ever.
+        """
+        if how_many <= 0:
+            return []
+        there, now = self._broker.waiting_jobs(name), self._clock()
+        due = [job for job in jobs if job not in there and self._published.get(job, (now, 0.0))[0] <= now]
+        return due[:how_many]
+
+    def _remember(self, jobs: Iterable[str]) -> None:
+        now = self._clock()
+        for job in jobs:
+            _, pause_s = self._published.get(job, (now, FIRST_PAUSE_S))
+            self._published[job] = (now + pause_s, min(2 * pause_s, LONGEST_PAUSE_S))
+
+    def _forget_all_but(self, jobs: set[str]) -> None:
+        self._published = {job: when for job, when in self._published.items() if job in jobs}
+
+
+def run(settings: Settings, worker_id: str, stop: threading.Event) -> None:
+    """Rounds until told to stop, with one line of log per change between well and not."""
+    reconciler: Reconciler | None = None
+    trouble = ""
+    while True:
+        try:
+            if reconciler is None:
+                store = open_store(settings.database, lease_s=settings.lease_s)
+                reconciler = Reconciler(
+                    store, RedisBroker(settings.broker_url or ""), worker_id, settings.reconcile_s
+                )
+            reconciler.step()
+            if trouble:
+                log.info("well again")
+            trouble = ""
+        except FarmError as error:
+            if str(error) != trouble:
+                level = logging.WARNING if isinstance(error, Unreachable) else logging.ERROR
+                log.log(level, "cannot reconcile: %s", error)
+            trouble = str(error)
+        if stop.wait(settings.reconcile_s):
+            return
+
+
+def main() -> None:
+    """Runs beside the worker and the process named on the command line, and ends with it."""
+    worker_id, parent, level = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    processes.die_with(parent)
+    # A terminal's Ctrl-C is for the worker, which ends this process when it is done.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s reconciler: %(message)s")
+    logging.getLogger("kombu").setLevel(logging.WARNING)
+    run(Settings(), worker_id, stop)
+
+
+if __name__ == "__main__":
+    main()

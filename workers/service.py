@@ -1,0 +1,153 @@
+"""One running worker: registered while it serves, a reconciler beside it, nothing left when it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import threading
+
+from farm import queue
+from farm.errors import FarmError
+from farm.settings import Settings
+from results_store.store import WorkerInfo, open_store
+from workers import processes
+from workers.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+#: A reconciler that ended by itself is started again after so long.
+_RESTART_PAUSE_S = 1.0
+
+#: It may take so long to end when it is told to.
+_PATIENCE_S = 3.0
+
+
+class Service:
+    """Serves one device until told to stop."""
+
+    def __init__(self, settings: Settings, worker: WorkerInfo, log_level: str) -> None:
+        self._settings = settings
+        self._worker = worker
+        self._log_level = log_level
+        self._handler = Handler(settings, worker)
+        self._companion: Companion | None = None
+
+    def run(self) -> int:
+        """Serves; the exit status.
+
+        Raises:
+            Unreachable: broker or database do not answer at the start. Later, they may come and go.
+        """
+        broker_url = self._settings.broker_url or ""
+        queue.check(broker_url)
+        with contextlib.closing(open_store(self._settings.database, lease_s=self._settings.lease_s)) as store:
+            store.register(self._worker)
+        try:
+            # What the pool's process leaves behind when it is killed shall be found when this one leaves.
+            processes.adopt_orphans()
+            with Companion(self._reconciler()) as self._companion:
+                return queue.serve(
+                    broker_url,
+                    name=self._worker.id,
+                    queues=self._worker.queues,
+                    handler=self._handler,
+                    on_ready=self._say_ready,
+                    on_abort=self._leave_at_once,
+                    log_level=self._log_level,
+                )
+        finally:
+            self._leave("the worker stopped")
+
+    def _reconciler(self) -> tuple[str, ...]:
+        arguments = (self._worker.id, str(os.getpid()), self._log_level)
+        return (sys.executable, "-m", "workers.reconciler", *arguments)
+
+    def _say_ready(self) -> None:
+        device = f"{self._worker.device_model}, {self._worker.threads} threads"
+        print(f"ready: {self._worker.id} on {device}; queues: {', '.join(self._worker.queues)}", flush=True)
+
+    def _leave_at_once(self) -> None:
+        if self._companion is not None:
+            self._companion.leave()
+        # The pool's process among them. What that had started dies with it or becomes our child.
+        processes.kill_children()
+        self._leave("the worker was stopped in the middle of the job")
+
+    def _leave(self, reason: str) -> None:
+        """Hands back what is still held, and is no longer counted on."""
+        try:
+            with contextlib.closing(open_store(self._settings.database, lease_s=self._settings.lease_s)) as store:
+                handed_back = store.release(self._worker.id, reason)
+                store.deregister(self._worker.id)
+        except FarmError as error:
+            log.warning("left without saying so; the lease will tell: %s", error)
+            return
+        if handed_back:
+            log.warning("%d job handed back", handed_back)
+
+
+class Handler:
+    """Serves messages in the pool's process, with a store of that process's own."""
+
+    def __init__(self, settings: Settings, worker: WorkerInfo) -> None:
+        self._settings = settings
+        self._worker = worker
+        self._process = 0
+        self._supervisor: Supervisor | None = None
+
+    def __call__(self, job_id: str) -> str:
+        """How the job that the message names, or the next one, ended."""
+        return self._of_this_process().handle(job_id)
+
+    def _of_this_process(self) -> Supervisor:
+        # Connections do not survive a fork, and the pool forks its process anew when it dies.
+        if self._supervisor is None or self._process != os.getpid():
+            store = open_store(self._settings.database, lease_s=self._settings.lease_s)
+            self._supervisor = Supervisor(store, self._settings, self._worker)
+            self._process = os.getpid()
+        return self._supervisor
+
+
+class Companion:
+    """A process that is started again whenever it ends, until this one leaves the `with`."""
+
+    def __init__(self, command: tuple[str, ...]) -> None:
+        self._command = command
+        self._leaving = threading.Event()
+        #: Held to start the process or to decide that it is not started again.
+        self._starting = threading.Lock()
+        self._process = self._start()
+        self._keeper = threading.Thread(target=self._keep, name="companion", daemon=True)
+
+    def __enter__(self) -> Companion:
+        self._keeper.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+        self._keeper.join(_PATIENCE_S)
+        self._process.kill()
+        self._keeper.join()
+
+    def leave(self) -> None:
+        """Ends the process, which is not started again."""
+        self._leaving.set()
+        with self._starting:
+            self._process.terminate()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(self._command, stdin=subprocess.DEVNULL, start_new_session=True)
+
+    def _keep(self) -> None:
+        while True:
+            status = self._process.wait()
+            if self._leaving.wait(_RESTART_PAUSE_S):
+                return
+            log.error("the reconciler ended (%d) and is started again", status)
+            with self._starting:
+                if self._leaving.is_set():
+                    return
+                self._process = self._start()

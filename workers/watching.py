@@ -1,0 +1,205 @@
+"""Runs one child process and watches it until it is gone, whatever it does."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from workers import processes
+
+#: A child may hand over so much; a measurement with a million samples is about 20 bytes each.
+MAX_RESULT_BYTES = 16 * 1024 * 1024
+
+#: So much of a child's output is kept, from its end.
+MAX_OUTPUT_BYTES = 64 * 1024
+
+#: A child that has handed over its result is given so long to end by itself.
+GRACE_S = 5.0
+
+_CHUNK_BYTES = 256 * 1024
+
+
+class Stopped(StrEnum):
+    """Why the supervisor ended a child."""
+
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    TOO_LARGE = "too_large"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a child ended."""
+
+    #: None where it ended by itself.
+    stopped: Stopped | None
+    #: As `subprocess` has it: negative is the signal that killed it.
+    status: int
+    result: bytes
+    #: The last of what it wrote to stdout and stderr.
+    output: bytes
+    #: The kernel ran out of memory meanwhile and killed somebody.
+    memory_ran_out: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """What to run, and how to watch it."""
+
+    #: The numbers of two descriptors are added: where the request is read, where the result is written.
+    command: Sequence[str]
+    request: Mapping[str, Any]
+    environment: Mapping[str, str]
+    #: Descriptors that the child inherits besides.
+    descriptors: Sequence[int]
+    deadline_s: float
+    #: Called every `tick_s`; its answer ends the child.
+    tick: Callable[[], Stopped | None]
+    tick_s: float
+
+
+def run(watched: Watched, oom_kills: Callable[[], int] = processes.kernel_oom_kills) -> Ended:
+    """Runs a child to its end; afterwards neither it nor anything that it started is left.
+
+    Raises:
+        OSError: it could not be started.
+    """
+    killed_before = oom_kills()
+    with _started(watched) as child:
+        stopped = _watch(child, watched)
+        child.end()
+        return Ended(
+            stopped=stopped,
+            status=child.process.returncode,
+            result=bytes(child.result),
+            output=bytes(child.output[-MAX_OUTPUT_BYTES:]),
+            memory_ran_out=oom_kills() > killed_before,
+        )
+
+
+class _Child:
+    """A running child and what has come from it so far."""
+
+    def __init__(self, process: subprocess.Popen[bytes], result: int, output: int, siblings: set[int]) -> None:
+        self.process = process
+        self.pidfd = os.pidfd_open(process.pid)
+        self.result = bytearray()
+        self.output = bytearray()
+        self.result_source = result
+        self._sources = {result: self.result, output: self.output}
+        self._siblings = siblings
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """Descriptors that still have something to say."""
+        return tuple(self._sources)
+
+    def read(self, source: int) -> int | None:
+        """Reads what is there; how much it was: 0 at the end, None where nothing is there yet."""
+        with contextlib.suppress(BlockingIOError):
+            data = os.read(source, _CHUNK_BYTES)
+            kept = self._sources[source]
+            kept += data
+            if kept is self.output:
+                del kept[:-MAX_OUTPUT_BYTES]
+            if not data:
+                del self._sources[source]
+            return len(data)
+        return None
+
+    def drain(self) -> None:
+        """Reads what the child left in its pipes; what it started may still hold them open."""
+        for source in self.sources:
+            # Bounded, because such a process may go on writing.
+            for _ in range(2 * MAX_RESULT_BYTES // _CHUNK_BYTES):
+                if len(self.result) > MAX_RESULT_BYTES or not self.read(source):
+                    break
+
+    def end(self) -> None:
+        """Kills and reaps it, its session, and whatever it started outside of that."""
+        if self.process.returncode is None:
+            # Not reaped yet, so the number is still that of its session, where others may live on.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        processes.kill_children(but=self._siblings)
+
+
+@contextlib.contextmanager
+def _started(watched: Watched) -> Iterator[_Child]:
+    with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+        request = os.memfd_create("request")
+        theirs.callback(os.close, request)
+        with os.fdopen(os.dup(request), "wb") as writer:
+            writer.write(json.dumps(dict(watched.request)).encode())
+        os.lseek(request, 0, os.SEEK_SET)
+        result, result_end = _pipe(ours, theirs)
+        output, output_end = _pipe(ours, theirs)
+        siblings = processes.children()
+        process = subprocess.Popen(
+            [*watched.command, str(request), str(result_end)],
+            stdin=subprocess.DEVNULL,
+            stdout=output_end,
+            stderr=output_end,
+            env=dict(watched.environment),
+            pass_fds=(*watched.descriptors, request, result_end),
+            start_new_session=True,
+        )
+        child = _Child(process, result, output, siblings)
+        ours.callback(os.close, child.pidfd)
+        ours.callback(child.end)
+        theirs.close()
+        yield child
+
+
+def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    ours.callback(os.close, reading)
+    theirs.callback(os.close, writing)
+    os.set_blocking(reading, False)
+    return reading, writing
+
+
+def _watch(child: _Child, watched: Watched) -> Stopped | None:
+    """Waits until the child ends or has to be ended; says which."""
+    deadline = time.monotonic() + watched.deadline_s
+    next_tick = time.monotonic() + watched.tick_s
+    with selectors.DefaultSelector() as selector:
+        for source in (*child.sources, child.pidfd):
+            selector.register(source, selectors.EVENT_READ)
+        while True:
+            ready = selector.select(max(0.0, min(deadline, next_tick) - time.monotonic()))
+            if _take(child, selector, [key.fd for key, _ in ready]):
+                deadline = min(deadline, time.monotonic() + GRACE_S)
+            if len(child.result) > MAX_RESULT_BYTES:
+                return Stopped.TOO_LARGE
+            if any(key.fd == child.pidfd for key, _ in ready):
+                child.drain()
+                return Stopped.TOO_LARGE if len(child.result) > MAX_RESULT_BYTES else None
+            if time.monotonic() >= deadline:
+                return Stopped.TIMEOUT
+            if time.monotonic() >= next_tick:
+                stopped = watched.tick()
+                if stopped is not None:
+                    return stopped
+                next_tick = time.monotonic() + watched.tick_s
+
+
+def _take(child: _Child, selector: selectors.BaseSelector, ready: list[int]) -> bool:
+    """Reads what is ready; whether the result is complete with it."""
+    complete = False
+    for source in ready:
+        if source != child.pidfd and child.read(source) == 0:
+            selector.unregister(source)
+            complete |= source == child.result_source and bool(child.result)
+    return complete
