@@ -11,6 +11,7 @@ import fcntl
 import importlib.util
 import json
 import os
+import platform
 import secrets
 import shutil
 import signal
@@ -35,8 +36,8 @@ from results_store.store import Store
 _START_S = 30.0
 #: How often to look whether it does; its death is noticed at once.
 _LOOK_S = 0.1
-#: How long a worker may take to hand back its job before it is killed.
-_PATIENCE_S = 10.0
+#: How long a worker may take to end: one that is done, one that is stopped in mid-job, and before it is killed.
+_WARM_S, _COLD_S, _PATIENCE_S = 5.0, 0.5, 10.0
 #: How long Flower may take to hear of the last task's end.
 _SETTLE_S = 15.0
 _MAX_RESTARTS = 3
@@ -120,8 +121,9 @@ class LocalFarm:
         self._seats = seats
         self._say = say
         self._workers: list[tuple[Seat, Child]] = []
-        self._worker_ids: set[str] = set()
+        self._worker_ids: list[str] = []
         self._restarts = 0
+        self._is_done = False
         self._redis: Child | None = None
         self._flower: Child | None = None
         self._flower_auth = settings.flower_basic_auth or f"farm:{secrets.token_urlsafe(12)}"
@@ -181,8 +183,12 @@ class LocalFarm:
 
     def start_workers(self) -> None:
         """Starts a worker for every seat."""
-        for number, seat in enumerate(self._seats):
-            self._workers.append((seat, self._start_worker(number, seat)))
+        for seat in self._seats:
+            worker = self._start_worker(seat)
+            self._workers.append((seat, worker))
+            if seat.uuid is not None:
+                # One after the other: each takes the GPU that the fewest workers in the store have.
+                _wait(worker, lambda: self._is_known(self._worker_ids[-1]))
 
     def tend(self) -> None:
         """Looks after the children: to be called about once a second, from the main thread.
@@ -197,16 +203,14 @@ class LocalFarm:
             self._drop_flower()
         for number, (seat, worker) in enumerate(self._workers):
             if worker.ended() is not None:
-                self._workers[number] = (seat, self._restarted(number, seat, worker))
-        self._remember_workers()
+                self._workers[number] = (seat, self._restarted(seat, worker))
 
     def settle(self) -> None:
         """Waits until Flower has heard of every task's end, and keeps what it shows in `flower-tasks.json`."""
+        self._is_done = True
         if self._flower is None:
             return
-        self._flower.ended(_LOOK_S)
-        queues = sorted({queue_ for worker in self._own_workers() for queue_ in worker.queues})
-        _wait(self._flower, lambda: self._all_ended(queues), _SETTLE_S)
+        _wait(self._flower, self._all_ended, _SETTLE_S)
         tasks = self.flower_tasks()
         (self.folder / "flower-tasks.json").write_text(json.dumps(tasks, indent=1))
 
@@ -217,10 +221,14 @@ class LocalFarm:
 
     def stop(self) -> None:
         """Takes everything down and hands back what the workers still held."""
-        self._remember_workers()
-        for _, worker in self._workers:
+        workers = [worker for _, worker in self._workers]
+        for worker in workers:
             worker.terminate()
-        for _, worker in self._workers:
+        for worker in workers:
+            # The first request lets the job in hand end; the second does not.
+            if worker.ended(_WARM_S if self._is_done else _COLD_S) is None:
+                worker.terminate()
+        for worker in workers:
             worker.stop(_PATIENCE_S)
         for worker_id in self._worker_ids:
             self._release(worker_id)
@@ -228,44 +236,40 @@ class LocalFarm:
             if child is not None:
                 child.stop(3.0)
 
-    def _start_worker(self, number: int, seat: Seat) -> Child:
+    def _start_worker(self, seat: Seat) -> Child:
+        # A name of its own each time, so that we can hand back what it held without asking who that was.
+        number = len(self._worker_ids) + 1
+        name = f"{seat.device}-local-{secrets.token_hex(3)}-{number}"
+        self._worker_ids.append(f"{name}@{platform.node()}")
         return Child(
-            f"worker {number + 1} ({seat.device})",
-            [sys.executable, "-m", "workers", *seat.arguments()],
+            f"worker {name}",
+            [sys.executable, "-m", "workers", *seat.arguments(), "--name", name],
             variables=self.settings.variables(),
-            log=self.folder / f"worker-{number + 1}.log",
+            log=self.folder / f"worker-{number}.log",
         )
 
-    def _restarted(self, number: int, seat: Seat, worker: Child) -> Child:
+    def _restarted(self, seat: Seat, worker: Child) -> Child:
         self._restarts += 1
-        last_words = f"Its last words ({worker.log}):\n{worker.last_lines()}"
-        self._remember_workers()
+        code = worker.ended()
+        ended = (
+            f"The {worker.name} ended (exit code {code}). Its last words ({worker.log}):\n{worker.last_lines()}"
+        )
         worker.stop(0.0)
         if self._restarts > _MAX_RESTARTS:
             raise FarmError(
-                f"The {worker.name} ended again and again (exit code {worker.ended()}). {last_words}\n"
-                "What was measured is kept; the same command takes the run up again."
+                f"{ended}\nIt was started again too often. What was measured is kept: see {self.folder}."
             )
-        self._say(f"The {worker.name} ended (exit code {worker.ended()}); it is started again. {last_words}")
-        return self._start_worker(number, seat)
+        self._say(f"{ended}\nIt is started again.")
+        return self._start_worker(seat)
 
-    def _own_workers(self) -> list[Any]:
-        pids = {worker.pid for _, worker in self._workers}
-        host = socket.gethostname()
-        return [w for w in self._store.workers(alive_only=False) if w.pid in pids and w.host == host]
-
-    def _remember_workers(self) -> None:
-        """Notes the ids under which our workers stand in the store, for the time when they are gone."""
-        try:
-            self._worker_ids |= {worker.id for worker in self._own_workers()}
-        except FarmError:
-            return  # the database is away; there will be another time
+    def _is_known(self, worker_id: str) -> bool:
+        return any(worker.id == worker_id for worker in self._store.workers())
 
     def _release(self, worker_id: str) -> None:
         try:
             self._store.release(worker_id, "the embedded farm was taken down")
         except FarmError as error:
-            self._say(f"Jobs of {worker_id} come back when their lease ends: {error}")
+            self._say(f"What {worker_id} held comes back when its lease ends: {error}")
 
     def _drop_flower(self) -> None:
         if self._flower is not None:
@@ -277,10 +281,12 @@ class LocalFarm:
             return False
         return listening is None or (_listeners(self.broker_url) or 0) > listening
 
-    def _all_ended(self, queues: list[str]) -> bool:
-        waiting = sum(queue.waiting(self.broker_url, queues).values())
-        states = {task.get("state") for task in self.flower_tasks().values()}
-        return waiting == 0 and states <= TERMINAL
+    def _all_ended(self) -> bool:
+        queues = {
+            name for worker in self._store.workers() if worker.id in self._worker_ids for name in worker.queues
+        }
+        waiting = sum(queue.waiting(self.broker_url, sorted(queues)).values())
+        return waiting == 0 and {task["state"] for task in self.flower_tasks().values()} <= TERMINAL
 
     def _ask_flower(self, path: str) -> bytes | None:
         credentials = base64.b64encode(self._flower_auth.encode()).decode()

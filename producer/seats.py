@@ -10,6 +10,9 @@ from farm.devices import nvml
 from farm.errors import BadInput
 from farm.spec import Matrix
 
+#: A GPU's job computes on one processor of its host and waits for the driver on another.
+GPU_THREADS = 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class Seat:
@@ -35,13 +38,15 @@ def seats(matrix: Matrix) -> list[Seat]:
     Raises:
         BadInput: the matrix asks for a device or for processors that are not here; says what is.
     """
-    threads = _threads(matrix.threads)
-    found = _gpus(threads) if any(device != "cpu" for device in matrix.devices) else []
-    for device in matrix.devices:
-        if device != "cpu" and not any(_is(device, gpu.model) for gpu in found):
-            raise BadInput(_not_here(device, found))
-    cpu = [Seat(device="cpu", threads=threads)] if "cpu" in matrix.devices else []
-    return cpu + [gpu for gpu in found if any(_is(device, gpu.model) for device in matrix.devices)]
+    here = len(os.sched_getaffinity(0))
+    _check_threads(matrix.threads, here)
+    cuda = [device for device in matrix.devices if device != "cpu"]
+    gpus = _gpus(matrix.threads or min(GPU_THREADS, here)) if cuda else []
+    for device in cuda:
+        if not any(_is(device, gpu.model) for gpu in gpus):
+            raise BadInput(_not_here(device, gpus))
+    cpu = [Seat(device="cpu", threads=matrix.threads or here)] if "cpu" in matrix.devices else []
+    return cpu + [gpu for gpu in gpus if any(_is(device, gpu.model) for device in cuda)]
 
 
 def environments(taken: list[Seat]) -> frozenset[str]:
@@ -49,14 +54,12 @@ def environments(taken: list[Seat]) -> frozenset[str]:
     return frozenset(environment.describe(seat.device, seat.threads, seat.uuid).key for seat in taken)
 
 
-def _threads(asked: int | None) -> int:
-    here = len(os.sched_getaffinity(0))
+def _check_threads(asked: int | None, here: int) -> None:
     if asked is not None and asked > here:
         raise BadInput(
             f"--threads {asked}: this host has {here} processors for us, so no worker here could take the "
             f"jobs. Use --threads {here} or less, or submit to a farm with a larger host (without --local)."
         )
-    return asked or here
 
 
 def _gpus(threads: int) -> list[Seat]:
