@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TypeAlias
 
 import sqlalchemy as sa
@@ -61,7 +62,10 @@ def open_store(url: str, *, lease_s: float = 30.0) -> Store:
     database = Database(url)
     if database.is_sqlite:
         make_directory(database.url)
-    migrate(database)
+    with ExitStack() as undo:
+        undo.callback(database.close)
+        migrate(database)
+        undo.pop_all()
     return Store(database, lease_s=lease_s)
 
 

@@ -1,0 +1,742 @@
+"""What every results store promises, on real SQLite and on real PostgreSQL."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from farm.errors import BadInput, FarmError, Unreachable
+from farm.measurement import Outcome
+from results_store import schema
+from results_store.database import Database
+from results_store.store import Claim, Ending, Lease, Reconciled, State, Store, open_store
+from results_store.values import MAX_FAILURES, MAX_LOG_BYTES, MAX_LOSSES
+from tests import databases, factories
+
+OTHER = factories.environment(device_model="Other CPU")
+MISSING_PYTHON_PACKAGE = Ending(outcome=Outcome.UNSUPPORTED, reason="needs openvino")
+
+
+@pytest.fixture(params=databases.KINDS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    with databases.fresh(request.param, tmp_path) as url:
+        yield url
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    store = open_store(url)
+    store.register(factories.worker())
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def hasty(url: str) -> Iterator[Store]:
+    """The same store for workers whose leases are over as soon as they begin."""
+    store = open_store(url, lease_s=-1.0)
+    store.register(factories.worker())
+    yield store
+    store.close()
+
+
+def claimed(store: Store, worker_id: str = "cpu@alpha", job_id: str | None = None) -> Claim:
+    claim = store.claim(worker_id, job_id)
+    assert claim is not None
+    return claim
+
+
+def measured(store: Store, worker_id: str = "cpu@alpha") -> Claim:
+    claim = claimed(store, worker_id)
+    assert store.finish(claim, factories.ok(claim))
+    return claim
+
+
+def expire(store: Store) -> None:
+    change(store, sa.update(schema.jobs).where(schema.jobs.c.state == "running").values(lease_until=0.0))
+
+
+def rows(store: Store, query: sa.Select[Any]) -> list[Any]:
+    with store._database.reading() as connection:
+        return list(connection.execute(query))
+
+
+def change(store: Store, statement: sa.Update) -> None:
+    with store._database.writing() as connection:
+        connection.execute(statement)
+
+
+def attempt_outcomes(store: Store) -> list[str | None]:
+    attempts = schema.attempts
+    query = sa.select(attempts.c.outcome).order_by(attempts.c.job_id, attempts.c.fence)
+    return [row.outcome for row in rows(store, query)]
+
+
+def in_processes(count: int, work: Callable[[int], Any]) -> list[Any]:
+    """What `work(0)`, `work(1)`, … answer, each in a process of its own, all at once."""
+    context = multiprocessing.get_context("fork")
+    answers: Any = context.Queue()
+    barrier = context.Barrier(count)
+
+    def child(number: int) -> None:
+        barrier.wait()
+        try:
+            answers.put(work(number))
+        except BaseException as error:  # whatever it is, the test must see it
+            answers.put(error)
+
+    children = [context.Process(target=child, args=(number,)) for number in range(count)]
+    for process in children:
+        process.start()
+    found = [answers.get(timeout=120) for _ in children]
+    for process in children:
+        process.join(timeout=30)
+    for answer in found:
+        if isinstance(answer, BaseException):
+            raise answer
+    return found
+
+
+# ---- schema
+
+
+def test_migrations_and_tables_agree(store: Store) -> None:
+    with store._database.engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        assert compare_metadata(context, schema.metadata) == []
+        assert connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == schema.REVISION
+
+
+def test_migrations_make_the_very_indexes_that_the_tables_would(tmp_path: Path) -> None:
+    # compare_metadata does not look at the condition of a partial index
+    def statements(url: str) -> set[str]:
+        with closing(Database(url)) as database, database.reading() as connection:
+            return set(connection.scalars(sa.text("SELECT sql FROM sqlite_master WHERE type = 'index'")))
+
+    open_store(f"sqlite:///{tmp_path}/migrated.db").close()
+    with closing(Database(f"sqlite:///{tmp_path}/made.db")) as database, database.writing() as connection:
+        schema.metadata.create_all(connection)
+    assert statements(f"sqlite:///{tmp_path}/migrated.db") == statements(f"sqlite:///{tmp_path}/made.db")
+
+
+def test_opening_a_fresh_database_from_many_processes_at_once_works(url: str) -> None:
+    def work(number: int) -> int:
+        with closing(open_store(url)) as store:
+            return len(store.runs())
+
+    assert in_processes(8, work) == [0] * 8
+
+
+def test_a_database_of_a_newer_farm_is_refused(store: Store, url: str) -> None:
+    change(store, sa.update(sa.table("alembic_version", sa.column("version_num"))).values(version_num="9999"))
+    with pytest.raises(BadInput, match="newer"):
+        open_store(url)
+
+
+# ---- submitting
+
+
+def test_a_submission_has_a_job_for_every_repeat_of_every_cell(store: Store) -> None:
+    matrix = factories.matrix(optimizations=("baseline", "channels_last"), batch_sizes=(1, 8), repeats=3)
+    submission = store.submit(matrix)
+    assert submission.created
+    assert (submission.jobs, submission.done_already) == (12, 0)
+    assert store.run(submission.run_id).matrix == matrix
+    assert [result.spec for result in store.results(submission.run_id)] == sorted(
+        matrix.jobs(), key=lambda spec: (matrix.cells().index(spec.cell), spec.repeat)
+    )
+
+
+def test_a_submission_that_fails_midway_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*arguments: Any) -> Iterator[Any]:
+        raise RuntimeError("midway")
+
+    monkeypatch.setattr("results_store.submitting._job_rows", breaks)
+    with pytest.raises(RuntimeError):
+        store.submit(factories.matrix())
+    assert store.runs() == []
+
+
+def test_an_unfinished_run_of_an_equal_matrix_is_taken_up(store: Store) -> None:
+    first = store.submit(factories.matrix(repeats=2))
+    measured(store)
+    second = store.submit(factories.matrix(repeats=2))
+    assert (second.run_id, second.created, second.done_already) == (first.run_id, False, 1)
+    assert store.submit(factories.matrix(repeats=3)).created
+
+
+def test_a_finished_run_is_returned_where_its_environments_are_still_the_ones(store: Store) -> None:
+    first = store.submit(factories.matrix())
+    factories.measure_all(store, "cpu@alpha")
+    mine = factories.environment().key
+    for environments in (frozenset[str](), frozenset({mine}), frozenset({mine, OTHER.key})):
+        assert store.submit(factories.matrix(), environments=environments).run_id == first.run_id
+    assert store.submit(factories.matrix(), environments=frozenset({OTHER.key})).created
+
+
+def test_a_finished_run_with_cancelled_jobs_is_not_returned(store: Store) -> None:
+    first = store.submit(factories.matrix(repeats=2))
+    measured(store)
+    store.cancel(first.run_id)
+    mine = frozenset({factories.environment().key})
+    second = store.submit(factories.matrix(repeats=2), environments=mine)
+    assert second.created
+    assert second.done_already == 1
+
+
+def test_again_makes_a_new_run_that_adopts_nothing(store: Store) -> None:
+    first = store.submit(factories.matrix())
+    factories.measure_all(store, "cpu@alpha")
+    second = store.submit(factories.matrix(), again=True)
+    assert second.created
+    assert second.run_id != first.run_id
+    assert store.adopt("cpu@alpha") == 0
+    assert factories.measure_all(store, "cpu@alpha") == 1
+
+
+def test_equal_matrices_submitted_at_once_become_one_run(url: str) -> None:
+    open_store(url).close()
+
+    def work(number: int) -> str:
+        with closing(open_store(url)) as store:
+            return store.submit(factories.matrix()).run_id
+
+    assert len(set(in_processes(4, work))) == 1
+
+
+# ---- adopting
+
+
+def test_a_job_whose_key_has_a_result_in_this_class_is_done_without_an_attempt(store: Store) -> None:
+    store.submit(factories.matrix(batch_sizes=(1, 8)))
+    factories.measure_all(store, "cpu@alpha")
+    second = store.submit(factories.matrix(batch_sizes=(8, 32)))
+    assert store.adopt("cpu@alpha") == 1
+    adopted, queued = store.results(second.run_id)
+    assert (adopted.state, adopted.outcome, adopted.attempts) == (State.DONE, Outcome.OK, 0)
+    assert adopted.measurement is not None
+    assert adopted.measured_by is not None
+    assert not adopted.measured_by.startswith(second.run_id)
+    assert queued.state is State.QUEUED
+    assert len(attempt_outcomes(store)) == 2
+
+
+def test_a_result_of_another_class_is_not_adopted(store: Store) -> None:
+    store.submit(factories.matrix())
+    factories.measure_all(store, "cpu@alpha")
+    store.register(factories.worker("cpu@beta", environment=OTHER))
+    store.submit(factories.matrix(batch_sizes=(1, 8)))
+    assert store.adopt("cpu@beta") == 0
+
+
+def test_a_result_is_not_adopted_into_a_cell_that_a_living_worker_of_another_class_began(store: Store) -> None:
+    store.submit(factories.matrix())
+    factories.measure_all(store, "cpu@alpha")
+    store.register(factories.worker("cpu@beta", environment=OTHER))
+    store.submit(factories.matrix(repeats=2))
+    begun = claimed(store, "cpu@beta")
+    store.finish(begun, Ending(outcome=Outcome.CRASHED))
+    assert store.adopt("cpu@alpha") == 0
+    store.deregister("cpu@beta")
+    assert store.adopt("cpu@alpha") == 1
+
+
+# ---- claiming
+
+
+def test_jobs_are_claimed_in_order_of_runs_and_then_of_measuring(store: Store) -> None:
+    first = store.submit(factories.matrix(repeats=2, batch_sizes=(1, 8)))
+    second = store.submit(factories.matrix(batch_sizes=(2,)))
+    order = [f"{first.run_id}.{n:06d}" for n in range(4)] + [f"{second.run_id}.000000"]
+    assert store.claimable() == {"cpu": order}
+    assert store.claimable(second.run_id) == {"cpu": order[4:]}
+    assert store.claimable(limit=2) == {"cpu": order[:2]}
+    assert [claimed(store).job_id for _ in order] == order
+    assert store.claim("cpu@alpha") is None
+
+
+def test_the_job_named_is_claimed_and_where_it_is_gone_the_next_one(store: Store) -> None:
+    run = store.submit(factories.matrix(repeats=3)).run_id
+    assert claimed(store, job_id=f"{run}.000001").job_id == f"{run}.000001"
+    assert claimed(store, job_id=f"{run}.000001").job_id == f"{run}.000000"
+    assert claimed(store, job_id="nonsense").job_id == f"{run}.000002"
+
+
+def test_a_worker_claims_only_from_its_queues_and_the_earliest_of_all_of_them(store: Store) -> None:
+    run = store.submit(factories.matrix(devices=("cpu", "cuda", "cuda.h200"), batch_sizes=(1, 8))).run_id
+    store.register(factories.worker("gpu@alpha", queues=("gpu.h200", "gpu")))
+    mine = [r.job_id for r in store.results(run) if r.spec.device != "cpu"]
+    assert [claimed(store, "gpu@alpha").job_id for _ in mine] == sorted(mine)
+    cpu_job = next(r.job_id for r in store.results(run) if r.spec.device == "cpu")
+    assert store.claim("gpu@alpha", cpu_job) is None
+
+
+def test_a_job_that_asks_for_more_threads_than_the_worker_has_is_left(store: Store) -> None:
+    run = store.submit(factories.matrix(threads=4)).run_id
+    assert store.claim("cpu@alpha", f"{run}.000000") is None
+    store.register(factories.worker("big@alpha", threads=4))
+    assert claimed(store, "big@alpha").spec.threads == 4
+
+
+def test_a_claim_carries_what_to_measure_and_a_fence_that_grows(store: Store) -> None:
+    matrix = factories.matrix()
+    store.submit(matrix)
+    first = claimed(store)
+    assert first.spec == matrix.jobs()[0]
+    assert (first.fence, first.attempt) == (1, 1)
+    store.finish(first, Ending(outcome=Outcome.CRASHED, reason="signal 11"))
+    second = claimed(store)
+    assert (second.fence, second.attempt) == (2, 2)
+
+
+def test_a_worker_that_is_not_registered_is_told_so(store: Store) -> None:
+    with pytest.raises(FarmError, match="not registered"):
+        store.claim("stranger")
+
+
+def test_many_processes_claim_every_job_once_and_no_cell_in_two_classes(url: str) -> None:
+    store = open_store(url)
+    run = store.submit(factories.matrix(batch_sizes=tuple(range(1, 51)), repeats=4)).run_id
+
+    def work(number: int) -> list[tuple[str, str]]:
+        # the parent's store, used after the fork: the child must connect anew
+        environment = OTHER if number % 2 else factories.environment()
+        name = f"cpu@{number}"
+        store.register(factories.worker(name, environment=environment))
+        mine = []
+        deadline = time.monotonic() + 60
+        while store.claimable(run) and time.monotonic() < deadline:
+            if (claim := store.claim(name)) is not None:
+                assert store.finish(claim, Ending(outcome=Outcome.UNSUPPORTED))
+                mine.append((claim.job_id, environment.key))
+        store.close()
+        return mine
+
+    found = [pair for mine in in_processes(8, work) for pair in mine]
+    assert sorted(job for job, _ in found) == [f"{run}.{n:06d}" for n in range(200)]
+    classes: dict[int, set[str | None]] = {}
+    for result in store.results(run):
+        assert (result.state, result.attempts) == (State.DONE, 1)
+        classes.setdefault(result.cell_ordinal, set()).add(result.environment_key)
+    assert len(classes) == 50
+    assert all(len(keys) == 1 for keys in classes.values())
+    store.close()
+
+
+def test_a_claim_among_100_000_jobs_is_fast(store: Store) -> None:
+    store.submit(factories.matrix())
+    insert_many_jobs(store, 100_000)
+    change(store, sa.update(schema.jobs).where(schema.jobs.c.ordinal < 50_000).values(state="done"))
+    started = time.perf_counter()
+    assert all(store.claim("cpu@alpha") for _ in range(20))
+    assert (time.perf_counter() - started) / 20 < 0.05
+
+
+def insert_many_jobs(store: Store, count: int) -> None:
+    """Copies the only job until there are so many, in the database itself."""
+    number = sa.select(sa.literal(1).label("n")).cte(recursive=True)
+    number = number.union_all(sa.select(number.c.n + 1).where(number.c.n < count - 1))
+    copied = {
+        "job_id": sa.literal("many.") + sa.cast(number.c.n, sa.Text),
+        "ordinal": number.c.n,
+        "repeat": number.c.n,
+    }
+    columns = [copied.get(column.name, column) for column in schema.jobs.c]
+    numbered = sa.select(*columns).select_from(schema.jobs.join(number, sa.true()))
+    with store._database.writing() as connection:
+        connection.execute(sa.insert(schema.jobs).from_select(list(schema.jobs.c.keys()), numbered))
+
+
+# ---- binding a cell to an environment class
+
+
+def test_repeats_of_a_cell_stay_in_one_class_while_a_worker_of_it_lives(store: Store) -> None:
+    store.submit(factories.matrix(repeats=3))
+    store.register(factories.worker("cpu@beta", environment=OTHER))
+    claimed(store)
+    assert store.claim("cpu@beta") is None
+    assert claimed(store).attempt == 1
+
+
+def test_another_class_may_go_on_when_no_worker_of_the_first_is_left(store: Store) -> None:
+    store.submit(factories.matrix(repeats=3))
+    store.register(factories.worker("cpu@beta", environment=OTHER))
+    measured(store)
+    store.deregister("cpu@alpha")
+    assert claimed(store, "cpu@beta").job_id.endswith("1")
+    store.register(factories.worker())
+    assert store.claim("cpu@alpha") is None
+
+
+def test_a_worker_whose_heartbeat_stopped_holds_no_cell(store: Store) -> None:
+    store.submit(factories.matrix(repeats=2))
+    store.register(factories.worker("cpu@beta", environment=OTHER))
+    claimed(store)
+    silent = schema.workers.c.worker_id == "cpu@alpha"
+    change(store, sa.update(schema.workers).where(silent).values(last_seen=schema.workers.c.last_seen - 31))
+    assert [worker.id for worker in store.workers()] == ["cpu@beta"]
+    assert len(store.workers(alive_only=False)) == 2
+    assert claimed(store, "cpu@beta")
+
+
+# ---- ending
+
+
+def test_a_measurement_comes_back_as_it_was_given(store: Store) -> None:
+    run = store.submit(factories.matrix()).run_id
+    claim = claimed(store)
+    given = factories.measurement(spec=claim.spec, missing={"energy": "no counter"})
+    assert store.finish(claim, Ending(outcome=Outcome.OK, measurement=given))
+    [result] = store.results(run)
+    assert result.measurement == given
+    assert (result.state, result.outcome, result.attempts) == (State.DONE, Outcome.OK, 1)
+    assert (result.environment_key, result.measured_by) == (factories.environment().key, claim.job_id)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.UNSUPPORTED, Outcome.OUT_OF_MEMORY])
+def test_unsupported_and_out_of_memory_are_results(store: Store, outcome: Outcome) -> None:
+    run = store.submit(factories.matrix()).run_id
+    assert store.finish(claimed(store), Ending(outcome=outcome, reason="why"))
+    [result] = store.results(run)
+    assert (result.state, result.outcome, result.reason) == (State.DONE, outcome, "why")
+    assert store.claim("cpu@alpha") is None
+
+
+@pytest.mark.parametrize("outcome", [Outcome.CRASHED, Outcome.TIMEOUT])
+def test_three_crashes_or_timeouts_fail_a_job(store: Store, outcome: Outcome) -> None:
+    run = store.submit(factories.matrix()).run_id
+    for _ in range(MAX_FAILURES):
+        assert store.finish(claimed(store), Ending(outcome=outcome, reason="signal 11"))
+    assert store.claim("cpu@alpha") is None
+    [result] = store.results(run)
+    assert (result.state, result.outcome, result.attempts) == (State.FAILED, outcome, 3)
+    assert "signal 11" in result.reason
+    [(name, shown, reason)] = store.progress(run).failures
+    assert (name, shown, reason) == ("densenet121_baseline batch 1 cpu #1", outcome, result.reason)
+
+
+def test_an_error_fails_a_job_at_once(store: Store) -> None:
+    run = store.submit(factories.matrix()).run_id
+    assert store.finish(claimed(store), Ending(outcome=Outcome.ERROR, reason="KeyError"))
+    assert store.run(run).states == {State.FAILED: 1}
+
+
+def test_finishing_twice_gives_the_same_answer_and_one_result(store: Store) -> None:
+    store.submit(factories.matrix())
+    ending = factories.ok(claim := claimed(store))
+    assert store.finish(claim, ending)
+    assert store.finish(claim, ending)
+    assert len(rows(store, sa.select(schema.results))) == 1
+
+
+def test_a_late_writer_is_kept_as_a_stale_attempt_and_writes_no_result(store: Store, hasty: Store) -> None:
+    run = store.submit(factories.matrix()).run_id
+    late = claimed(hasty)
+    current = claimed(store)
+    assert (current.job_id, current.fence) == (late.job_id, 2)
+    assert store.renew(late) is Lease.LOST
+    assert not store.finish(late, factories.ok(late))
+    assert store.run(run).states == {State.RUNNING: 1}
+    assert rows(store, sa.select(schema.results)) == []
+    assert store.finish(current, MISSING_PYTHON_PACKAGE)
+    assert not store.finish(late, factories.ok(late))
+    [result] = store.results(run)
+    assert result.outcome is Outcome.UNSUPPORTED
+    stale = sa.select(schema.attempts.c.fence, schema.attempts.c.stale).order_by(schema.attempts.c.fence)
+    assert [tuple(row) for row in rows(store, stale)] == [(1, True), (2, False)]
+
+
+def test_text_that_a_database_would_refuse_is_stored_all_the_same(store: Store) -> None:
+    run = store.submit(factories.matrix()).run_id
+    log = "x" * 10 + "ü" * MAX_LOG_BYTES
+    assert store.finish(claimed(store), Ending(outcome=Outcome.ERROR, reason="a\0b\udc80", log_tail=log))
+    [result] = store.results(run)
+    assert result.reason.startswith("a\N{REPLACEMENT CHARACTER}b")
+    [(kept,)] = rows(store, sa.select(schema.attempts.c.log_tail))
+    assert kept == "ü" * (MAX_LOG_BYTES // 2)
+
+
+# ---- leases
+
+
+def test_an_expired_lease_is_queued_again_as_lost(store: Store, hasty: Store) -> None:
+    store.submit(factories.matrix())
+    claimed(hasty)
+    assert store.reconcile() == Reconciled(requeued=1, failed=0)
+    assert store.reconcile() == Reconciled(requeued=0, failed=0)
+    assert attempt_outcomes(store) == ["lost"]
+    assert claimed(store).attempt == 2
+
+
+def test_a_lease_that_was_renewed_is_left_alone(store: Store, hasty: Store) -> None:
+    store.submit(factories.matrix())
+    claim = claimed(hasty)
+    assert store.renew(claim) is Lease.HELD
+    assert store.reconcile() == Reconciled(requeued=0, failed=0)
+
+
+def test_an_expired_lease_can_be_claimed_without_a_reconciler(store: Store, hasty: Store) -> None:
+    store.submit(factories.matrix())
+    claimed(hasty)
+    assert claimed(store).attempt == 2
+    assert attempt_outcomes(store) == ["lost", None]
+
+
+def test_a_worker_that_comes_back_before_another_took_its_job_keeps_it(store: Store) -> None:
+    run = store.submit(factories.matrix(repeats=2)).run_id
+    first, second = claimed(store), claimed(store)
+    expire(store)
+    store.reconcile()
+    assert store.renew(first) is Lease.HELD
+    assert store.run(run).states == {State.QUEUED: 1, State.RUNNING: 1}
+    assert store.finish(second, factories.ok(second))
+    assert store.run(run).states == {State.DONE: 1, State.RUNNING: 1}
+    losses = sa.select(schema.jobs.c.losses)
+    assert [row.losses for row in rows(store, losses)] == [0, 0]
+
+
+def test_ten_lost_attempts_fail_a_job(store: Store, hasty: Store) -> None:
+    run = store.submit(factories.matrix()).run_id
+    for lost in range(1, MAX_LOSSES + 1):
+        claimed(hasty)
+        assert store.reconcile() == Reconciled(requeued=int(lost < MAX_LOSSES), failed=int(lost == MAX_LOSSES))
+    assert store.claim("cpu@alpha") is None
+    [result] = store.results(run)
+    assert (result.state, result.outcome) == (State.FAILED, Outcome.LOST)
+
+
+def test_ten_lost_attempts_fail_a_job_also_where_claims_overtake_the_reconciler(hasty: Store) -> None:
+    run = hasty.submit(factories.matrix()).run_id
+    for _ in range(MAX_LOSSES):
+        claimed(hasty)
+    assert hasty.claim("cpu@alpha") is None
+    assert hasty.reconcile() == Reconciled(requeued=0, failed=1)
+    assert hasty.run(run).finished
+
+
+def test_lost_attempts_and_crashes_are_counted_apart(store: Store, hasty: Store) -> None:
+    run = store.submit(factories.matrix()).run_id
+    for _ in range(MAX_FAILURES - 1):
+        store.finish(claimed(store), Ending(outcome=Outcome.CRASHED))
+    for _ in range(MAX_LOSSES - 1):
+        claimed(hasty)
+        store.reconcile()
+    measured(store)
+    assert store.run(run).states == {State.DONE: 1}
+
+
+def test_what_an_ended_worker_held_is_released_at_once_and_not_counted(store: Store) -> None:
+    store.submit(factories.matrix())
+    for _ in range(MAX_LOSSES + MAX_FAILURES):
+        claim = claimed(store)
+        assert store.release("cpu@alpha", "worker stopped") == 1
+        assert store.renew(claim) is Lease.LOST
+    assert store.release("cpu@alpha", "worker stopped") == 0
+    measured(store)
+    assert Counter(attempt_outcomes(store)) == {"lost": MAX_LOSSES + MAX_FAILURES, "ok": 1}
+
+
+# ---- cancelling
+
+
+def test_cancel_stops_what_is_queued_and_tells_what_runs(store: Store) -> None:
+    run = store.submit(factories.matrix(repeats=3)).run_id
+    claim = claimed(store)
+    assert store.cancel(run) == (2, 1)
+    assert store.claim("cpu@alpha") is None
+    assert store.renew(claim) is Lease.CANCELLED
+    assert store.finish(claim, Ending(outcome=Outcome.CANCELLED))
+    assert store.run(run).states == {State.CANCELLED: 3}
+    assert store.resume(run) == 3
+    assert claimed(store).job_id == claim.job_id
+
+
+def test_a_job_that_was_measured_before_it_heard_of_the_cancel_is_done(store: Store) -> None:
+    run = store.submit(factories.matrix()).run_id
+    claim = claimed(store)
+    store.cancel(run)
+    assert store.finish(claim, factories.ok(claim))
+    assert store.run(run).states == {State.DONE: 1}
+
+
+@pytest.mark.parametrize("outcome", [Outcome.CRASHED, Outcome.LOST])
+def test_a_cancelled_job_is_not_tried_again(store: Store, hasty: Store, outcome: Outcome) -> None:
+    run = store.submit(factories.matrix()).run_id
+    claim = claimed(hasty)
+    store.cancel(run)
+    assert store.claim("cpu@alpha") is None
+    if outcome is Outcome.LOST:
+        store.reconcile()
+    else:
+        store.finish(claim, Ending(outcome=outcome))
+    assert store.run(run).states == {State.CANCELLED: 1}
+
+
+def test_a_cancelled_job_that_its_worker_released_is_not_tried_again(store: Store) -> None:
+    run = store.submit(factories.matrix()).run_id
+    claimed(store)
+    store.cancel(run)
+    store.release("cpu@alpha", "worker stopped")
+    assert store.run(run).states == {State.CANCELLED: 1}
+
+
+def test_resuming_while_a_job_is_still_being_stopped_queues_it_again(store: Store) -> None:
+    run = store.submit(factories.matrix(repeats=2)).run_id
+    claim = claimed(store)
+    store.cancel(run)
+    assert store.resume(run) == 1
+    assert store.finish(claim, Ending(outcome=Outcome.CANCELLED))
+    assert store.run(run).states == {State.QUEUED: 2}
+
+
+def test_resume_brings_back_only_what_was_cancelled(store: Store) -> None:
+    run = store.submit(factories.matrix(repeats=3)).run_id
+    measured(store)
+    store.finish(claimed(store), Ending(outcome=Outcome.ERROR))
+    store.cancel(run)
+    assert store.resume(run) == 1
+    assert store.run(run).states == {State.DONE: 1, State.FAILED: 1, State.QUEUED: 1}
+
+
+# ---- looking
+
+
+def test_progress_counts_jobs_cells_and_time(store: Store) -> None:
+    run = store.submit(factories.matrix(repeats=2, batch_sizes=(1, 8))).run_id
+    before = store.progress(run)
+    assert (before.started_at, before.seconds_per_job, before.cells, before.cells_done) == (None, None, 2, 0)
+    for _ in range(3):
+        measured(store)
+    running = claimed(store)
+    progress = store.progress(run)
+    assert progress.states == {State.DONE: 3, State.RUNNING: 1}
+    assert progress.outcomes == {Outcome.OK: 3}
+    assert (progress.cells, progress.cells_done, progress.jobs, progress.finished) == (2, 1, 4, False)
+    [(name, worker, since)] = progress.running
+    assert (worker, name.endswith(f"batch {running.spec.batch_size} cpu #2")) == ("cpu@alpha", True)
+    assert progress.started_at is not None
+    assert progress.seconds_per_job is not None
+    assert progress.started_at <= since <= progress.now
+    assert abs(progress.now - time.time()) < 5
+
+
+def test_a_run_is_found_by_the_beginning_of_its_id_or_as_the_latest(store: Store) -> None:
+    with pytest.raises(BadInput, match="no run yet"):
+        store.run("latest")
+    first = store.submit(factories.matrix()).run_id
+    assert store.run(first[:-1]).run_id == first
+    second = store.submit(factories.matrix(), again=True).run_id
+    assert store.run("latest").run_id == second
+    assert [run.run_id for run in store.runs()] == [second, first]
+    with pytest.raises(BadInput, match="may be any of"):
+        store.run(first[:6])
+    with pytest.raises(BadInput, match=f"Did you mean '{second}'"):
+        store.run(second[:-1] + "x")
+
+
+def test_a_worker_is_shown_as_it_registered(store: Store) -> None:
+    given = factories.worker("gpu@alpha", queues=("gpu", "gpu.h200"), device_uuid="GPU-1")
+    store.register(given)
+    shown = next(worker for worker in store.workers() if worker.id == "gpu@alpha")
+    assert {**vars(shown), "last_seen": 0.0} == vars(given)
+    assert abs(shown.last_seen - time.time()) < 5
+    store.deregister("gpu@alpha")
+    assert [worker.id for worker in store.workers()] == ["cpu@alpha"]
+
+
+def test_a_lock_has_one_holder_until_it_expires(store: Store) -> None:
+    assert store.try_lock("reconciler", "a", 60)
+    assert store.try_lock("reconciler", "a", 60)
+    assert not store.try_lock("reconciler", "b", 60)
+    assert store.try_lock("reconciler", "a", -1)
+    assert store.try_lock("reconciler", "b", 60)
+
+
+def test_a_lock_asked_for_at_once_by_many_has_one_holder(url: str) -> None:
+    open_store(url).close()
+
+    def work(number: int) -> bool:
+        with closing(open_store(url)) as store:
+            return store.try_lock("reconciler", str(number), 60)
+
+    assert sorted(in_processes(6, work)) == [False] * 5 + [True]
+
+
+# ---- a database that is not there
+
+
+@pytest.mark.parametrize(
+    "url", ["", "nonsense", "postgresql://u:geheim@host:port/x", "mysql://u:geheim@h/x", "sqlite://"]
+)
+def test_a_malformed_url_is_bad_input_and_not_repeated(url: str) -> None:
+    with pytest.raises(BadInput, match="Write sqlite:") as caught:
+        open_store(url)
+    assert "geheim" not in str(caught.value)
+
+
+def test_an_unreachable_server_is_named_without_its_password() -> None:
+    with pytest.raises(Unreachable, match="Check that PostgreSQL runs") as caught:
+        open_store("postgresql://farm:geheim@127.0.0.1:9/farm")
+    assert "geheim" not in str(caught.value)
+    assert "127.0.0.1:9" in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "farm.db"
+    path.write_text("my own notes, long enough to be no header of a database file\n" * 20)
+    before = path.read_bytes()
+    with pytest.raises(Unreachable, match="not a database"):
+        open_store(f"sqlite:///{path}")
+    assert path.read_bytes() == before
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Unreachable, match="cannot be made"):
+        open_store(f"sqlite:///{tmp_path}/file/data/farm.db")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(Unreachable, match="can be written"):
+        open_store(f"sqlite:///{tmp_path}/farm.db")
+
+
+def test_the_directory_of_a_file_is_made(tmp_path: Path) -> None:
+    open_store(f"sqlite:///{tmp_path}/new/deep/farm.db").close()
+    assert (tmp_path / "new/deep/farm.db").exists()
+
+
+def test_a_database_that_goes_away_is_unreachable_and_a_finish_said_again_succeeds() -> None:
+    with databases.postgresql() as url, closing(open_store(url)) as store:
+        store.register(factories.worker())
+        store.submit(factories.matrix())
+        claim = claimed(store)
+        with databases.closed(url):
+            with pytest.raises(Unreachable):
+                store.renew(claim)
+            with pytest.raises(Unreachable):
+                store.finish(claim, factories.ok(claim))
+        assert store.renew(claim) is Lease.HELD
+        assert store.finish(claim, factories.ok(claim))
+
+
+def test_a_locked_file_is_unreachable_for_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("results_store.database.BUSY_TIMEOUT_MS", 50)
+    url = f"sqlite:///{tmp_path}/farm.db"
+    with closing(open_store(url)) as store, closing(Database(url)) as other:
+        with other.writing(), pytest.raises(Unreachable, match="locked"):
+            store.submit(factories.matrix())
+        assert store.submit(factories.matrix()).created
