@@ -191,7 +191,7 @@ def _left(progress: Progress) -> str:
         return "finished"
     left = time_left_s(progress)
     if left is None:
-        return "time left: estimating" if progress.started_at is not None else "waiting for a worker"
+        return "time left: estimating" if progress.running else "waiting for a worker"
     return f"about {duration(left)} left"
 
 

@@ -1,0 +1,134 @@
+"""Runs the producer and workers as a user would, each farm in a directory of its own, and looks what is left."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import sqlalchemy as sa
+
+from results_store.database import Database
+from results_store.schema import attempts
+from results_store.store import Store, open_store
+from tests.redis_servers import eventually
+
+#: The least that is a matrix: a small model, tiny real images, two recipes, two batch sizes.
+SMALL = (
+    *("--models", "mobilenet_v3_small", "--dataset", "digits", "--image-size", "32"),
+    *("--optimizations", "baseline,channels_last", "--batch-sizes", "1,2", "--protocol", "quick"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Farm:
+    """Where one farm's things live, as environment variables."""
+
+    folder: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def database(self) -> str:
+        return self.variables.get("FARM_DATABASE_URL", f"sqlite:///{self.folder / 'farm' / 'farm.db'}")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("FARM_", "CELERY_"))}
+        own = {"FARM_DATA_DIR": str(self.folder / "farm"), "FARM_LOCK_DIR": str(self.folder / "locks")}
+        return {**clean, **own, **self.variables}
+
+    def start(self, module: str, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, module: str, *arguments: str, within_s: float = 400) -> tuple[int, str]:
+        """Exit code and everything printed."""
+        with self.start(module, *arguments) as process:
+            try:
+                output, _ = process.communicate(timeout=within_s)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGINT)
+                output, _ = process.communicate()
+        return process.returncode, output
+
+    @contextmanager
+    def store(self) -> Iterator[Store]:
+        with closing(open_store(self.database)) as store:
+            yield store
+
+    def attempts(self, run_id: str) -> list[Any]:
+        """The rows of every attempt of a run, by start."""
+        database = Database(self.database)
+        wanted = sa.select(attempts).where(attempts.c.job_id.startswith(run_id)).order_by(attempts.c.started_at)
+        try:
+            with database.reading() as connection:
+                return list(connection.execute(wanted))
+        finally:
+            database.close()
+
+    def processes(self) -> list[psutil.Process]:
+        """Every living process that was started for this farm."""
+        return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def held_locks(self) -> list[Path]:
+        return [path for path in (self.folder / "locks").glob("**/*") if path.is_file() and _is_held(path)]
+
+    def assert_nothing_is_left(self) -> None:
+        assert self.processes() == []
+        assert self.held_locks() == []
+        assert not (self.folder / "farm" / "broker").exists()
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return process.environ().get("FARM_DATA_DIR") == str(self.folder / "farm")
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            return False
+
+
+@contextmanager
+def worker(farm: Farm, name: str) -> Iterator[None]:
+    """A worker for the CPU that serves, until the end."""
+    process = farm.start("workers", "--device", "cpu", "--name", name)
+    try:
+        with farm.store() as store:
+            eventually(lambda: any(w.id.startswith(f"{name}@") for w in store.workers()), within_s=60)
+        yield
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """A CSV's rows."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def overlaps(found: list[Any]) -> list[tuple[float, float]]:
+    """Times in which two attempts held a device at once."""
+    spans = sorted((row.device_from, row.device_until) for row in found if row.device_from is not None)
+    return [later for earlier, later in itertools.pairwise(spans) if later[0] < earlier[1]]
+
+
+def _is_held(path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

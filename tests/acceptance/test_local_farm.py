@@ -1,0 +1,203 @@
+"""One command from nothing to a CSV, and nothing left of it but that and the store."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import threading
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+
+from producer.local import TERMINAL
+from results_store.values import State
+from tests.acceptance.farms import SMALL, Farm, overlaps, table
+from tests.redis_servers import eventually
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A local run that has ended."""
+
+    farm: Farm
+    run_id: str
+    csv: Path
+    output: str
+    #: Flower's workers, asked while a job was running.
+    workers_shown: dict[str, Any]
+
+    @property
+    def tasks(self) -> dict[str, Any]:
+        kept = self.farm.folder / "farm" / "logs" / self.run_id / "flower-tasks.json"
+        return dict(json.loads(kept.read_text()))
+
+
+def submit(farm: Farm, *more: str) -> list[str]:
+    return ["submit-matrix", *SMALL, "--local", "--wait", "--output-dir", str(farm.folder / "results"), *more]
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    farm = Farm(folder=tmp_path_factory.mktemp("local"))
+    process = farm.start("producer", *submit(farm))
+    output = Output(process)
+    eventually(lambda: "Flower: " in output.text, within_s=60)
+    with farm.store() as store:
+        eventually(lambda: store.runs() and store.progress("latest").running, within_s=120)
+        run_id = store.run("latest").run_id
+    url = re.search(r"Flower: (\S+)", output.text)
+    assert url is not None
+    shown = asked(url[1], "api/workers?refresh=true")
+    assert process.wait(timeout=400) == 0, output.text
+    output.reader.join()
+    csv = farm.folder / "results" / "benchmark_results.csv"
+    return Ended(farm=farm, run_id=run_id, csv=csv, output=output.text, workers_shown=shown)
+
+
+class Output:
+    """What a process prints, gathered while it runs."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.text = ""
+        self._process = process
+        self.reader = threading.Thread(target=self._gather)
+        self.reader.start()
+
+    def _gather(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                self.text += line
+
+
+def asked(url: str, path: str) -> dict[str, Any]:
+    parts = urlsplit(url)
+    password = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+    bare = f"http://{parts.hostname}:{parts.port}/"
+    password.add_password(None, bare, parts.username or "", parts.password or "")
+    handlers = (urllib.request.ProxyHandler({}), urllib.request.HTTPBasicAuthHandler(password))
+    with urllib.request.build_opener(*handlers).open(bare + path, timeout=20) as answer:
+        return dict(json.loads(answer.read()))
+
+
+def test_every_cell_has_a_row_and_the_path_is_printed_last(ended: Ended) -> None:
+    rows = table(ended.csv)
+    cells = {(row["model_variant"], row["batch_size"], row["device"]) for row in rows}
+    variants = ("mobilenet_v3_small_baseline", "mobilenet_v3_small_channels_last")
+    assert cells == {(variant, batch, "cpu") for variant in variants for batch in ("1", "2")}
+    assert all(float(row["latency_ms"]) > 0 for row in rows)
+    assert ended.output.splitlines()[-1] == str(ended.csv)
+
+
+def test_nothing_is_left_but_the_results(ended: Ended) -> None:
+    ended.farm.assert_nothing_is_left()
+
+
+def test_flower_shows_the_worker_while_a_job_runs(ended: Ended) -> None:
+    [shown] = ended.workers_shown.values()
+    assert [queue["name"] for queue in shown["active_queues"]] == ["cpu"]
+
+
+def test_every_attempt_is_a_finished_task_and_every_other_task_was_skipped(ended: Ended) -> None:
+    attempts = ended.farm.attempts(ended.run_id)
+    results = [task["result"] for task in ended.tasks.values()]
+    assert len(attempts) == 4
+    assert {task["state"] for task in ended.tasks.values()} <= TERMINAL
+    assert len([result for result in results if "skipped" not in result]) == len(attempts)
+    jobs = {task["args"].split("'")[1] for task in ended.tasks.values()}
+    assert {row.job_id for row in attempts} <= jobs
+
+
+def test_no_two_jobs_held_the_device_at_once(ended: Ended) -> None:
+    assert overlaps(ended.farm.attempts(ended.run_id)) == []
+
+
+def test_a_second_run_attempts_nothing_and_brings_a_deleted_csv_back(ended: Ended) -> None:
+    before = ended.csv.read_text()
+    ended.csv.unlink()
+    code, output = ended.farm.run("producer", *submit(ended.farm))
+    assert code == 0
+    assert f"All 4 jobs were already measured in run {ended.run_id}: 0 new attempts" in output
+    assert "Flower" not in output
+    assert len(ended.farm.attempts(ended.run_id)) == 4
+    assert ended.csv.read_text() == before
+
+
+def test_the_same_matrix_again_is_measured_anew_when_asked(ended: Ended) -> None:
+    code, output = ended.farm.run("producer", *submit(ended.farm, "--batch-sizes", "1", "--again"))
+    assert code == 0, output
+    with ended.farm.store() as store:
+        again = store.run("latest")
+    assert again.run_id != ended.run_id
+    assert len(ended.farm.attempts(again.run_id)) == 2
+
+
+def running_with_some_done(farm: Farm) -> Callable[[], bool]:
+    def check() -> bool:
+        with farm.store() as store:
+            progress = store.progress("latest")
+        return progress.states.get(State.DONE, 0) >= 1 and bool(progress.running)
+
+    return check
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_nothing_and_goes_on_with_the_same_command(
+    ended: Ended, number: signal.Signals
+) -> None:
+    command = submit(ended.farm, "--batch-sizes", "3,4", "--seed", str(int(number)), "--again")
+    process = ended.farm.start("producer", *command)
+    output = Output(process)
+    eventually(lambda: "Run " in output.text, within_s=60)
+    eventually(running_with_some_done(ended.farm), within_s=200)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == 130
+    output.reader.join()
+    assert "resume" in output.text
+    ended.farm.assert_nothing_is_left()
+    with ended.farm.store() as store:
+        interrupted = store.run("latest")
+    assert not interrupted.finished
+    assert State.RUNNING not in interrupted.states
+
+    code, text = ended.farm.run("producer", *command[:-1])
+    assert code == 0, text
+    with ended.farm.store() as store:
+        assert store.run("latest").run_id == interrupted.run_id
+    outcomes = [row.outcome for row in ended.farm.attempts(interrupted.run_id)]
+    assert outcomes.count("ok") == 4
+    assert set(outcomes) == {"ok", "lost"}
+
+
+def test_a_second_producer_says_who_is_measuring_and_disturbs_nothing(ended: Ended) -> None:
+    first = ended.farm.start("producer", *submit(ended.farm, "--batch-sizes", "5"))
+    output = Output(first)
+    eventually(lambda: "Flower: " in output.text, within_s=60)
+    code, text = ended.farm.run("producer", *submit(ended.farm, "--batch-sizes", "5"))
+    assert code == 2
+    assert f"process {first.pid}" in text
+    assert first.wait(timeout=400) == 0
+    output.reader.join()
+    ended.farm.assert_nothing_is_left()
+
+
+def test_a_worker_that_is_killed_is_started_again_and_the_run_ends_well(ended: Ended) -> None:
+    process = ended.farm.start("producer", *submit(ended.farm, "--batch-sizes", "6"))
+    output = Output(process)
+    eventually(lambda: "Flower: " in output.text, within_s=60)
+    with ended.farm.store() as store:
+        eventually(lambda: store.progress("latest").running, within_s=120)
+        [worker] = store.workers()
+    psutil.Process(worker.pid).kill()
+    assert process.wait(timeout=400) == 0, output.text
+    output.reader.join()
+    assert "It is started again" in output.text
+    ended.farm.assert_nothing_is_left()
