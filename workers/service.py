@@ -14,7 +14,7 @@ from farm.errors import FarmError
 from farm.settings import Settings
 from results_store.store import WorkerInfo, open_store
 from workers import processes
-from workers.supervisor import Supervisor
+from workers.supervisor import CHILD, Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +28,13 @@ _PATIENCE_S = 3.0
 class Service:
     """Serves one device until told to stop."""
 
-    def __init__(self, settings: Settings, worker: WorkerInfo, log_level: str) -> None:
+    def __init__(
+        self, settings: Settings, worker: WorkerInfo, log_level: str, *, command: tuple[str, ...] = CHILD
+    ) -> None:
         self._settings = settings
         self._worker = worker
         self._log_level = log_level
-        self._handler = Handler(settings, worker)
+        self._handler = Handler(settings, worker, command)
         self._companion: Companion | None = None
 
     def run(self) -> int:
@@ -92,9 +94,10 @@ class Service:
 class Handler:
     """Serves messages in the pool's process, with a store of that process's own."""
 
-    def __init__(self, settings: Settings, worker: WorkerInfo) -> None:
+    def __init__(self, settings: Settings, worker: WorkerInfo, command: tuple[str, ...]) -> None:
         self._settings = settings
         self._worker = worker
+        self._command = command
         self._process = 0
         self._supervisor: Supervisor | None = None
 
@@ -106,7 +109,7 @@ class Handler:
         # Connections do not survive a fork, and the pool forks its process anew when it dies.
         if self._supervisor is None or self._process != os.getpid():
             store = open_store(self._settings.database, lease_s=self._settings.lease_s)
-            self._supervisor = Supervisor(store, self._settings, self._worker)
+            self._supervisor = Supervisor(store, self._settings, self._worker, command=self._command)
             self._process = os.getpid()
         return self._supervisor
 

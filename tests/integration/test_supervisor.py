@@ -1,0 +1,408 @@
+"""The supervisor survives whatever a child does, records how it ended, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from farm.errors import OutOfMemory, Unreachable, Unsupported
+from farm.measurement import Outcome
+from farm.settings import Settings
+from farm.spec import Protocol
+from results_store.store import Claim, Ending, JobResult, Lease, Store, open_store
+from tests import factories
+from tests.redis_servers import eventually
+from workers import child, processes, supervisor, watching
+from workers.supervisor import Supervisor
+from workers.watching import Stopped
+
+#: What every script below may use: `request`, `report(outcome, …)` and `ok()`.
+PREAMBLE = """
+import ctypes, json, os, signal, subprocess, sys, time
+request = json.load(os.fdopen(int(sys.argv[2])))
+template = json.loads(open(sys.argv[1]).read())
+def report(**fields):
+    with os.fdopen(int(sys.argv[3]), "w") as out:
+        json.dump(fields, out)
+def ok():
+    report(outcome="ok", reason="", measurement={**template, "spec": request["spec"]})
+"""
+
+
+class Farm:
+    """One job of a fresh store, and a supervisor whose children are small scripts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settings = Settings(data_dir=folder, lock_dir=folder / "locks", renew_s=0.1)
+        self.store = open_store(self.settings.database)
+        self.worker = factories.worker(threads=1)
+        self.store.register(self.worker)
+        self.template = folder / "template.json"
+        self.template.write_text(factories.measurement().model_dump_json())
+
+    def submit(self, **protocol: Any) -> str:
+        wanted = {"measure_deadline_s": 20, "build_deadline_s": 20, **protocol}
+        matrix = factories.matrix(protocol=Protocol(name="test", **wanted))
+        run_id = self.store.submit(matrix, again=True).run_id
+        return f"{run_id}.000000"
+
+    def supervisor(self, script: str, **options: Any) -> Supervisor:
+        path = self.folder / "child.py"
+        path.write_text(PREAMBLE + script)
+        given = {"needs_build": lambda *_: False, **options}
+        store = given.pop("store", self.store)
+        command = (sys.executable, "-S", str(path), str(self.template))
+        return Supervisor(store, self.settings, self.worker, command=command, **given)
+
+    def serve(self, script: str, **protocol: Any) -> str:
+        return self.supervisor(script).handle(self.submit(**protocol))
+
+    def result(self) -> JobResult:
+        return next(iter(self.store.results("latest")))
+
+
+@pytest.fixture
+def farm(tmp_path: Path) -> Iterator[Farm]:
+    made = Farm(tmp_path)
+    before = processes.children()
+    yield made
+    assert processes.children() == before, "something was left behind"
+    made.store.close()
+
+
+def test_a_job_is_measured_and_its_measurement_kept(farm: Farm) -> None:
+    assert farm.serve("ok()") == "ok"
+    found = farm.result()
+    assert (found.outcome, found.attempts) == (Outcome.OK, 1)
+    assert found.measurement is not None
+    assert found.measurement.spec == found.spec
+
+
+def test_a_message_whose_job_is_done_is_skipped(farm: Farm) -> None:
+    job = farm.submit()
+    served = farm.supervisor("ok()")
+    assert [served.handle(job) for _ in range(3)] == ["ok", "skipped", "skipped"]
+    assert farm.result().attempts == 1
+
+
+def test_a_message_that_names_no_job_serves_the_next_one_and_says_which(farm: Farm) -> None:
+    job = farm.submit()
+    assert farm.supervisor("ok()").handle("../../etc/passwd") == f"ok (job {job})"
+
+
+@pytest.mark.parametrize(
+    ("script", "outcome", "reason"),
+    [
+        ("ctypes.string_at(0)", Outcome.CRASHED, "crashed: SIGSEGV"),
+        ("os.abort()", Outcome.CRASHED, "crashed: SIGABRT"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", Outcome.CRASHED, "crashed: SIGKILL"),
+        ("sys.exit(7)", Outcome.CRASHED, "crashed: exit status 7 without a result"),
+        ("pass", Outcome.CRASHED, "crashed: exit status 0 without a result"),
+        ('os.write(int(sys.argv[3]), b\'{"outcome": "ok\')', Outcome.CRASHED, "without a result"),
+        ("report(outcome='unsupported', reason='no bf16')", Outcome.UNSUPPORTED, "no bf16"),
+        ("report(outcome='out_of_memory', reason='CUDA')", Outcome.OUT_OF_MEMORY, "CUDA"),
+        ("report(outcome='error', reason='KeyError: 1')", Outcome.ERROR, "KeyError: 1"),
+        ("report(outcome='ok')", Outcome.ERROR, "measured something else"),
+        ("report(outcome='ok', measurement={'spec': 1})", Outcome.ERROR, "no measurement"),
+        ("report(outcome='splendid')", Outcome.CRASHED, "without a result"),
+        (
+            "report(outcome='ok', measurement=template | {'spec': request['spec'] | {'repeat': 5}})",
+            Outcome.ERROR,
+            "else",
+        ),
+    ],
+)
+def test_every_end_of_a_child_is_told_apart(farm: Farm, script: str, outcome: Outcome, reason: str) -> None:
+    text = farm.serve(script)
+    found = farm.result()
+    assert found.outcome is outcome
+    assert reason in found.reason
+    assert text.startswith(str(outcome) if outcome.is_result else f"failed: {outcome}")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "time.sleep(60)",
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(1)",
+        "while True: pass",
+    ],
+)
+def test_a_child_that_hangs_is_ended_at_its_deadline(farm: Farm, script: str) -> None:
+    started = time.monotonic()
+    assert (
+        farm.serve(script, measure_deadline_s=0.5) == "failed: timeout: the measure phase took longer than 0.5 s"
+    )
+    assert time.monotonic() - started < 5
+
+
+def test_a_result_counts_though_the_process_then_hangs_or_crashes(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "GRACE_S", 0.3)
+    assert farm.serve("ok(); time.sleep(60)") == "ok"
+    assert farm.serve("ok(); os.abort()") == "ok"
+
+
+def test_a_gigabyte_of_output_costs_no_memory_and_its_end_is_kept(farm: Farm) -> None:
+    script = "for _ in range(1024): os.write(1, b'x' * 2**20)\nos.write(2, b'the end')\nos.abort()"
+    kept: list[Ending] = []
+    served = farm.supervisor(script, store=Spy(farm.store, kept))
+    assert served.handle(farm.submit(measure_deadline_s=60)) == "failed: crashed: crashed: SIGABRT"
+    assert "the end" in kept[0].log_tail
+    assert "Fatal Python error: Aborted" in kept[0].log_tail  # by faulthandler: where it was
+    assert len(kept[0].log_tail) <= 64 * 1024
+
+
+def test_a_result_over_the_cap_is_an_error(farm: Farm) -> None:
+    text = farm.serve("report(outcome='ok', padding='x' * 50_000_000)")
+    assert text == "failed: error: the result is larger than 16 MiB"
+
+
+def test_a_kill_by_the_kernels_oom_killer_is_out_of_memory(farm: Farm) -> None:
+    counts = iter([4, 5])
+
+    def run(watched: watching.Watched) -> watching.Ended:
+        return watching.run(watched, oom_kills=lambda: next(counts))
+
+    served = farm.supervisor("os.kill(os.getpid(), signal.SIGKILL)", run_child=run)
+    assert served.handle(farm.submit()).startswith("out_of_memory: the kernel ran out of memory")
+
+
+@pytest.mark.parametrize("session", [True, False])
+@pytest.mark.parametrize("end", ["ok()", "os.abort()", "time.sleep(60)"])
+def test_what_a_child_started_ends_with_it(farm: Farm, session: bool, end: str) -> None:
+    # holding on to the pipes, too
+    script = (
+        f"p = subprocess.Popen(['sleep', '60'], start_new_session={session}, close_fds=False)\n"
+        f"open({str(farm.folder / 'pid')!r}, 'w').write(str(p.pid))\n{end}"
+    )
+    farm.serve(script, measure_deadline_s=1.0)
+    pid = int((farm.folder / "pid").read_text())
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_child_has_its_processors_locks_and_environment(farm: Farm) -> None:
+    out = farm.folder / "seen.json"
+    script = (
+        "seen = {n: os.environ.get(n) for n in "
+        "('OMP_NUM_THREADS', 'MALLOC_TOP_PAD_', 'FARM_DATA_DIR', 'CUDA_VISIBLE_DEVICES')}\n"
+        "seen['request'] = {k: request[k] for k in ('phase', 'processors', 'parent')}\n"
+        "fds = [f'/proc/self/fd/{n}' for n in os.listdir('/proc/self/fd')]\n"
+        "open_files = [os.readlink(fd) for fd in fds if os.path.exists(fd)]\n"
+        "seen['locks'] = [name.rsplit('/')[-1] for name in open_files if name.endswith('.lock')]\n"
+        "seen['session'] = os.getsid(0) == os.getpid()\n"
+        f"open({str(out)!r}, 'w').write(json.dumps(seen)); ok()"
+    )
+    assert farm.serve(script) == "ok"
+    seen = json.loads(out.read_text())
+    assert seen["OMP_NUM_THREADS"] == "1"
+    assert seen["MALLOC_TOP_PAD_"]
+    assert seen["FARM_DATA_DIR"] == str(farm.folder)
+    assert seen["CUDA_VISIBLE_DEVICES"] == ""
+    assert seen["session"]
+    [processor] = seen["request"]["processors"]
+    assert seen["locks"] == [f"cpu-{processor}.lock"]
+    assert seen["request"] == {"phase": "measure", "processors": [processor], "parent": os.getpid()}
+
+
+def test_a_build_comes_first_in_a_process_of_its_own_and_its_time_is_handed_on(farm: Farm) -> None:
+    trace = farm.folder / "trace"
+    script = (
+        f"print(request['phase'], os.getpid(), request['build_spent_s'], file=open({str(trace)!r}, 'a'))\n"
+        "report(outcome='ok', build_spent_s=2.5) if request['phase'] == 'build' else ok()"
+    )
+    assert farm.supervisor(script, needs_build=lambda *_: True).handle(farm.submit()) == "ok"
+    (build, first, _), (measure, second, spent) = (line.split() for line in trace.read_text().splitlines())
+    assert (build, measure, spent) == ("build", "measure", "2.5")
+    assert first != second
+
+
+def test_a_failed_build_ends_the_attempt_in_its_phase(farm: Farm) -> None:
+    kept: list[Ending] = []
+    served = farm.supervisor("os.abort()", needs_build=lambda *_: True, store=Spy(farm.store, kept))
+    assert served.handle(farm.submit()) == "failed: crashed: crashed: SIGABRT"
+    assert kept[0].phase == "build"
+    assert kept[0].device_from is not None
+    assert kept[0].device_until is not None
+    assert kept[0].device_from < kept[0].device_until
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"), [(Unsupported("no"), Outcome.UNSUPPORTED), (RuntimeError("plug-in"), Outcome.ERROR)]
+)
+def test_what_cannot_be_looked_up_before_the_build_ends_the_attempt(
+    farm: Farm, error: Exception, outcome: Outcome
+) -> None:
+    def needs_build(*_: Any) -> bool:
+        raise error
+
+    farm.supervisor("ok()", needs_build=needs_build).handle(farm.submit())
+    assert farm.result().outcome is outcome
+
+
+def test_a_cancelled_job_is_ended_in_mid_run(farm: Farm) -> None:
+    job = farm.submit()
+    spy = Spy(farm.store, [])
+    spy.before_renewal = lambda: farm.store.cancel("latest")
+    assert farm.supervisor("time.sleep(60)", store=spy).handle(job) == "cancelled"
+    assert farm.result().state == "cancelled"
+
+
+def test_a_lost_lease_ends_the_child_and_writes_no_result(farm: Farm) -> None:
+    job = farm.submit()
+    spy = Spy(farm.store, [])
+
+    def take_over() -> None:
+        if farm.store.release(farm.worker.id, "taken over in a test"):
+            farm.store.register(replace(farm.worker, id="other@host"))
+            assert farm.store.claim("other@host", job) is not None
+
+    spy.before_renewal = take_over
+    assert farm.supervisor("time.sleep(60)", store=spy).handle(job) == "stale"
+    assert farm.result().state == "running"
+
+
+def test_an_outage_of_the_database_in_mid_job_loses_nothing(farm: Farm) -> None:
+    spy = Spy(farm.store, [])
+    spy.renewals_refused, spy.finishes_refused = 3, 2
+    assert farm.supervisor("time.sleep(0.6); ok()", store=spy).handle(farm.submit()) == "ok"
+    assert farm.result().outcome is Outcome.OK
+    assert (spy.renewals_refused, spy.finishes_refused) == (0, 0)
+
+
+def test_a_job_is_not_begun_while_the_database_is_away(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "CLAIM_PATIENCE_S", 0.5)
+    spy = Spy(farm.store, [])
+    spy.claims_refused = 100
+    assert farm.supervisor("ok()", store=spy).handle(farm.submit()) == "skipped: the database does not answer"
+    spy.claims_refused = 1
+    assert farm.supervisor("ok()", store=spy).handle(farm.submit()) == "ok"
+
+
+def test_a_program_that_is_not_there_is_an_error_of_the_job(farm: Farm) -> None:
+    served = Supervisor(
+        farm.store, farm.settings, farm.worker, command=("/no/such/program",), needs_build=lambda *_: False
+    )
+    assert served.handle(farm.submit()).startswith("failed: error: the measure process could not be started")
+
+
+def test_two_supervisors_with_one_device_take_turns(farm: Farm) -> None:
+    log = farm.folder / "log"
+    script = (
+        f"log = open({str(log)!r}, 'a'); log.write('in\\n'); log.flush(); time.sleep(0.2)\n"
+        "log.write('out\\n'); log.flush(); ok()"
+    )
+    farm.worker = replace(farm.worker, threads=len(os.sched_getaffinity(0)))
+    farm.store.register(farm.worker)
+    served = farm.supervisor(script)
+    jobs = [farm.submit(), farm.submit(measure_deadline_s=19)]
+    pids = []
+    for job in jobs:
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if served.handle(job) == "ok" else 1)
+        pids.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0]
+    assert log.read_text().split() == ["in", "out"] * 2
+
+
+def test_the_child_itself_reports_what_was_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[Exception] = []
+
+    def fail(request: Any) -> Any:
+        raise raised[-1]
+
+    monkeypatch.setattr(child, "_do", fail)
+    reports = {}
+    for error in (Unsupported("a"), OutOfMemory("b"), MemoryError(), KeyError("c")):
+        raised.append(error)
+        reports[type(error).__name__] = child.fulfil({})
+    assert {name: report["outcome"] for name, report in reports.items()} == {
+        "Unsupported": "unsupported",
+        "OutOfMemory": "out_of_memory",
+        "MemoryError": "out_of_memory",
+        "KeyError": "error",
+    }
+    assert reports["KeyError"]["reason"] == "KeyError: 'c'"
+
+
+def test_the_real_child_settles_on_its_processor_and_dies_with_its_parent(tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    inner = (
+        "import os, resource, time; from workers import child; child.settle(os.getppid(), [0])\n"
+        f"open({str(seen)!r}, 'w').write(f'{{os.getpid()}} {{os.sched_getaffinity(0)}} '\n"
+        "  f'{resource.getrlimit(resource.RLIMIT_CORE)} ' + open('/proc/self/oom_score_adj').read())\n"
+        "time.sleep(60)"
+    )
+    parent = os.fork()
+    if parent == 0:
+        import subprocess
+
+        subprocess.run([sys.executable, "-c", inner], check=False)
+        os._exit(0)
+    eventually(lambda: seen.exists() and seen.read_text().endswith("\n"))
+    pid, rest = seen.read_text().strip().split(" ", 1)
+    assert rest == "{0} (0, 0) 800"
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    eventually(lambda: ended(int(pid)))
+
+
+def ended(pid: int) -> bool:
+    """Whether a process is gone, or waits to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+class Spy:
+    """A store that notes endings, and that is away when a test says so."""
+
+    def __init__(self, store: Store, kept: list[Ending]) -> None:
+        self._store = store
+        self._kept = kept
+        self.before_renewal: Any = lambda: None
+        self.claims_refused = self.renewals_refused = self.finishes_refused = 0
+
+    def adopt(self, worker_id: str) -> int:
+        return self._store.adopt(worker_id)
+
+    def claim(self, worker_id: str, job_id: str) -> Claim | None:
+        if self.claims_refused:
+            self.claims_refused -= 1
+            raise Unreachable("away")
+        return self._store.claim(worker_id, job_id)
+
+    def renew(self, claim: Claim) -> Lease:
+        self.before_renewal()
+        if self.renewals_refused:
+            self.renewals_refused -= 1
+            raise Unreachable("away")
+        return self._store.renew(claim)
+
+    def finish(self, claim: Claim, ending: Ending) -> bool:
+        self._kept.append(ending)
+        if self.finishes_refused:
+            self.finishes_refused -= 1
+            raise Unreachable("away")
+        return self._store.finish(claim, ending)
+
+
+def test_classification_names_signals_that_python_does_not_know() -> None:
+    ended = watching.Ended(stopped=None, status=-60, result=b"", output=b"\xff\0", memory_ran_out=False)
+    end = supervisor.classify(ended, "measure", 1.0)
+    assert (end.outcome, end.reason, end.log_tail) == (Outcome.CRASHED, "crashed: signal 60", "\ufffd")
+    lost = supervisor.classify(replace(ended, stopped=Stopped.LOST), "measure", 1.0)
+    assert lost.outcome is None
