@@ -17,8 +17,6 @@ FLOORS: Mapping[int, int] = {50: 11, 90: 64, 95: 130, 99: 662}
 
 CONFIDENCE = 0.95
 
-#: The bootstrap draws at most so many samples of each repeat: more would cost time and change nothing.
-_MOST_SAMPLES = 400
 _RESAMPLES = 1000
 
 
@@ -72,7 +70,7 @@ def median_interval(repeats: Sequence[Sequence[float]], seed: int = 0) -> tuple[
     if not used:
         return None
     if len(used) == 1:
-        return percentile_interval(repeats[0], 50)
+        return percentile_interval(used[0].tolist(), 50)
     draw = np.random.default_rng(seed)
     medians = np.stack([_resampled_medians(samples, draw) for samples in used])
     chosen = draw.integers(0, len(used), size=(_RESAMPLES, len(used)))
@@ -82,12 +80,14 @@ def median_interval(repeats: Sequence[Sequence[float]], seed: int = 0) -> tuple[
 
 
 def _resampled_medians(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Medians of resamples of one repeat, (resamples,)."""
-    kept = samples if len(samples) <= _MOST_SAMPLES else draw.choice(samples, _MOST_SAMPLES, replace=False)
-    resampled = draw.choice(kept, size=(_RESAMPLES, len(kept)))
-    medians: np.ndarray = np.median(resampled, axis=1)
-    # Fewer samples than there were widen the interval by the square root of the ratio: take that back.
-    return np.median(kept) + (medians - np.median(kept)) * np.sqrt(len(kept) / len(samples))
+    """Medians of resamples of one repeat, (resamples,), without making the resamples.
+
+    The middle one of n draws lies at a quantile that follows Beta((n+1)/2, (n+1)/2), so it is drawn at once.
+    """
+    ordered = np.sort(samples)
+    quantiles = draw.beta((len(ordered) + 1) / 2, (len(ordered) + 1) / 2, size=_RESAMPLES)
+    medians: np.ndarray = ordered[np.minimum((quantiles * len(ordered)).astype(np.int64), len(ordered) - 1)]
+    return medians
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:

@@ -1,0 +1,164 @@
+"""The rules that judge a measurement (pure): VALID, SUSPECT or INVALID, each with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from farm import statistics
+from farm.measurement import Measurement
+
+#: An interval so many times wider than its target makes a figure worthless.
+_BY_FAR = 5.0
+#: Page faults per call must differ between halves by more than both: the number, and the share of the larger.
+_FAULTS_APART = 20.0
+_FAULTS_SHARE = 0.2
+
+
+class Level(StrEnum):
+    """How far a measurement can be trusted."""
+
+    VALID = "VALID"
+    SUSPECT = "SUSPECT"
+    INVALID = "INVALID"
+
+
+_SEVERITY = list(Level)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reason:
+    """Why a measurement is not simply valid."""
+
+    #: As in the table of verdicts: `fallback`, `too_few_samples`, `unstable`, `implausible`, …
+    code: str
+    level: Level
+    #: A sentence with the figures that decided.
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.text}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What all rules together say."""
+
+    reasons: tuple[Reason, ...] = ()
+
+    @property
+    def level(self) -> Level:
+        """The worst of the reasons; valid without any."""
+        return max((reason.level for reason in self.reasons), key=_SEVERITY.index, default=Level.VALID)
+
+
+def judge(measurement: Measurement) -> Verdict:
+    """The verdict over one measurement, computed from what was stored."""
+    return Verdict(reasons=tuple(reason for rule in RULES for reason in rule(measurement)))
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """The verdict over several repeats: every reason that was found in any, each once."""
+    found = {(r.code, r.level): r for verdict in verdicts for r in verdict.reasons}
+    ordered = sorted(found.values(), key=lambda reason: -_SEVERITY.index(reason.level))
+    return Verdict(reasons=tuple(ordered))
+
+
+def fallback(measurement: Measurement) -> Iterator[Reason]:
+    """It ran elsewhere, in another dtype, or uncompiled: the figure belongs to another recipe."""
+    evidence = measurement.evidence
+    for what in ("provider", "dtype"):
+        asked, found = evidence.get(f"{what}_asked"), evidence.get(what)
+        if asked is not None and asked != found:
+            yield _invalid("fallback", f"asked for {what} {asked}, ran with {found}")
+    if evidence.get("compiled") is False:
+        yield _invalid("fallback", "the graph was not compiled")
+
+
+def partial_fallback(measurement: Measurement) -> Iterator[Reason]:
+    """A part of the graph ran elsewhere."""
+    breaks, elsewhere = (measurement.evidence.get(key) or 0 for key in ("graph_breaks", "nodes_elsewhere"))
+    if breaks:
+        yield _suspect("fallback", f"the graph broke at {breaks} places")
+    if elsewhere:
+        yield _suspect("fallback", f"{elsewhere} nodes ran on another provider")
+
+
+def too_few_samples(measurement: Measurement) -> Iterator[Reason]:
+    """Fewer calls than the protocol's minimum, or than a median needs."""
+    for name, samples in _figures(measurement):
+        if len(samples) < measurement.spec.protocol.min_calls:
+            yield _invalid(
+                "too_few_samples",
+                f"{len(samples)} calls ({name}), the protocol's minimum is {measurement.spec.protocol.min_calls}",
+            )
+        elif len(samples) < statistics.FLOORS[50]:
+            yield _suspect(
+                "too_few_samples",
+                f"{len(samples)} calls ({name}), a median is stated from {statistics.FLOORS[50]} on",
+            )
+
+
+def wide_interval(measurement: Measurement) -> Iterator[Reason]:
+    """The median's interval stayed wider than the protocol's target."""
+    target = measurement.spec.protocol.target_half_width
+    for name, samples in _figures(measurement):
+        width = statistics.relative_half_width(samples)
+        if width is None or width <= target:
+            continue
+        text = f"the median is known to ±{width:.1%} ({name}), the target is ±{target:.1%}"
+        yield _invalid("unstable", text) if width > _BY_FAR * target else _suspect("unstable", text)
+
+
+def drift(measurement: Measurement) -> Iterator[Reason]:
+    """The window's halves differ by more than the target, and by more than chance explains."""
+    target = measurement.spec.protocol.target_half_width
+    for name, samples in _figures(measurement):
+        first, second = samples[: len(samples) // 2], samples[len(samples) // 2 :]
+        before, after = (statistics.percentile_interval(half, 50) for half in (first, second))
+        if before is None or after is None:
+            continue
+        change = float(np.median(second) / np.median(first) - 1)
+        if abs(change) > target and (before[1] < after[0] or after[1] < before[0]):
+            yield _suspect("unstable", f"the second half of the window was {change:+.1%} off the first ({name})")
+
+
+def unsettled_heap(measurement: Measurement) -> Iterator[Reason]:
+    """Page faults per call changed within the window: the heap was still growing or shrinking."""
+    first, second = measurement.usage.faults_by_half
+    if abs(first - second) > max(_FAULTS_APART, _FAULTS_SHARE * max(first, second)):
+        yield _suspect("unstable", f"page faults per call went from {first:.0f} to {second:.0f}")
+
+
+def implausible(measurement: Measurement) -> Iterator[Reason]:
+    """Outputs that cannot be."""
+    if not measurement.accuracy.finite:
+        yield _invalid("implausible", "some outputs were NaN or infinite")
+
+
+#: Every rule, in the order in which reasons are shown.
+RULES: tuple[Callable[[Measurement], Iterator[Reason]], ...] = (
+    fallback,
+    partial_fallback,
+    too_few_samples,
+    wide_interval,
+    drift,
+    unsettled_heap,
+    implausible,
+)
+
+
+def _figures(measurement: Measurement) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    samples = measurement.samples
+    return (("device", samples.device_ns), ("end to end", samples.end_to_end_ns))
+
+
+def _suspect(code: str, text: str) -> Reason:
+    return Reason(code=code, level=Level.SUSPECT, text=text)
+
+
+def _invalid(code: str, text: str) -> Reason:
+    return Reason(code=code, level=Level.INVALID, text=text)

@@ -1,0 +1,107 @@
+"""Each rule of the verdict: a measurement that trips it, and one that does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from farm.measurement import Measurement, Samples, Usage
+from farm.verdict import RULES, Level, judge, worst
+from tests import factories
+
+
+def with_faults(first: float, second: float) -> Usage:
+    return Usage(wall_s=1, cpu_s=1, faults_per_call=(first + second) / 2, faults_by_half=(first, second))
+
+
+def noisy(spread: float, calls: int = 40) -> Samples:
+    """Two values in turn: the median lies somewhere between."""
+    values = tuple(int(1e7 * (1 + spread * (n % 2))) for n in range(calls))
+    return Samples(device_ns=values, end_to_end_ns=values)
+
+
+def stepped(by: float) -> Samples:
+    """Quiet halves, the second one slower."""
+    first = factories.samples(calls=200)
+    second = factories.samples(10 * (1 + by), 11 * (1 + by), calls=200)
+    return Samples(
+        device_ns=first.device_ns + second.device_ns, end_to_end_ns=first.end_to_end_ns + second.end_to_end_ns
+    )
+
+
+TRIPS = {
+    "another provider": ({"evidence": {"provider_asked": "CUDA", "provider": "CPU"}}, "fallback", Level.INVALID),
+    "another dtype": ({"evidence": {"dtype_asked": "bfloat16", "dtype": "float32"}}, "fallback", Level.INVALID),
+    "no dtype seen": ({"evidence": {"dtype_asked": "bfloat16"}}, "fallback", Level.INVALID),
+    "not compiled": ({"evidence": {"compiled": False}}, "fallback", Level.INVALID),
+    "graph breaks": ({"evidence": {"graph_breaks": 2}}, "fallback", Level.SUSPECT),
+    "nodes elsewhere": ({"evidence": {"nodes_elsewhere": 3}}, "fallback", Level.SUSPECT),
+    "under the minimum": ({"samples": factories.samples(calls=10)}, "too_few_samples", Level.INVALID),
+    "no samples": ({"samples": Samples()}, "too_few_samples", Level.INVALID),
+    "wide interval": ({"samples": noisy(0.2)}, "unstable", Level.SUSPECT),
+    "very wide interval": ({"samples": noisy(0.9)}, "unstable", Level.INVALID),
+    "drift": ({"samples": stepped(0.08)}, "unstable", Level.SUSPECT),
+    "heap settles": ({"usage": with_faults(900.0, 10.0)}, "unstable", Level.SUSPECT),
+    "NaN": ({"accuracy": factories.accuracy(finite=False)}, "implausible", Level.INVALID),
+}
+
+PASSES = {
+    "as asked": {
+        "evidence": {
+            "provider_asked": "CPU",
+            "provider": "CPU",
+            "dtype_asked": "float32",
+            "dtype": "float32",
+            "compiled": True,
+            "graph_breaks": 0,
+            "nodes_elsewhere": 0,
+        }
+    },
+    "nothing said": {"evidence": {}},
+    "just enough calls": {"samples": factories.samples(calls=11)},
+    "small spread": {"samples": noisy(0.05)},
+    "small drift": {"samples": stepped(0.03)},
+    "a few faults": {"usage": with_faults(15.0, 0.0)},
+    "many but steady faults": {"usage": with_faults(9000.0, 8500.0)},
+}
+
+
+@pytest.mark.parametrize("case", TRIPS)
+def test_a_fault_is_found_and_named(case: str) -> None:
+    fields, code, level = TRIPS[case]
+    verdict = judge(factories.measurement(**fields))
+    assert {(reason.code, reason.level) for reason in verdict.reasons} == {(code, level)}
+    assert verdict.level is level
+
+
+@pytest.mark.parametrize("case", PASSES)
+def test_a_clean_measurement_is_valid(case: str) -> None:
+    verdict = judge(factories.measurement(**PASSES[case]))
+    assert (verdict.level, verdict.reasons) == (Level.VALID, ())
+
+
+def test_every_rule_is_tripped_by_some_case() -> None:
+    cases: list[Measurement] = [factories.measurement(**fields) for fields, _, _ in TRIPS.values()]
+    for rule in RULES:
+        assert any(list(rule(case)) for case in cases), rule.__name__
+
+
+def test_a_median_that_the_protocol_allows_but_cannot_state_is_suspect() -> None:
+    spec = factories.spec(protocol=factories.PROTOCOL.model_copy(update={"min_calls": 3}))
+    verdict = judge(factories.measurement(spec=spec, samples=factories.samples(calls=5)))
+    assert verdict.level is Level.SUSPECT
+    assert {reason.code for reason in verdict.reasons} == {"too_few_samples"}
+
+
+def test_the_verdict_over_repeats_is_the_worst_with_each_reason_once() -> None:
+    def verdict(**fields: Any) -> Any:
+        return judge(factories.measurement(**fields))
+
+    clean, drifted, wrong = verdict(), verdict(samples=stepped(0.08)), verdict(evidence={"compiled": False})
+    assert worst([clean, clean]).level is Level.VALID
+    assert worst([clean, drifted, drifted]).level is Level.SUSPECT
+    together = worst([drifted, wrong, drifted])
+    assert together.level is Level.INVALID
+    assert [reason.code for reason in together.reasons] == ["fallback", "unstable"]
+    assert worst([]).level is Level.VALID
