@@ -1,0 +1,415 @@
+"""Whole workers on a real Redis and a real store; only the measuring itself is a small script."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from farm import queue
+from farm.measurement import Outcome
+from farm.settings import Settings
+from farm.spec import Protocol
+from results_store.store import JobResult, Store, open_store
+from tests import databases, factories
+from tests.redis_servers import RedisServer, eventually, redis_server
+from workers import processes
+
+THREADS = len(os.sched_getaffinity(0))
+
+#: Takes as long as the protocol says at least, and notes when it was in and out.
+CHILD = """
+import json, os, sys, time
+sys.path.insert(0, os.getcwd())
+template, trace, request_from, report_to = sys.argv[1:]
+request = json.load(os.fdopen(int(request_from)))
+from workers import child
+child.settle(request["parent"], request["processors"])
+spec = request["spec"]
+def note(what):
+    with open(trace, "a") as out:
+        out.write(f"{what} {os.getpid()} {request['processors']}\\n")
+answer = {"outcome": "ok", "reason": "", "build_spent_s": 0.0}
+if request["phase"] == "measure":
+    note("in")
+    time.sleep(spec["protocol"]["min_s"])
+    note("out")
+    answer["measurement"] = {**json.loads(open(template).read()), "spec": spec}
+json.dump(answer, os.fdopen(int(report_to), "w"))
+"""
+
+WORKER = """
+import logging, sys
+from farm.settings import Settings
+from workers import capabilities
+from workers.service import Service
+logging.basicConfig(level="INFO", format="%(levelname)s %(name)s: %(message)s", stream=sys.stdout)
+name, threads, *command = sys.argv[1:]
+worker = capabilities.capabilities("cpu", int(threads), name=name)
+sys.exit(Service(Settings(), worker, "INFO", command=(sys.executable, "-S", *command)).run())
+"""
+
+
+class Worker:
+    """A worker in a process of its own, and what it wrote."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.name = name
+        self.process = process
+        self._log = log
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def children(self, program: str) -> set[int]:
+        """Its children whose command line contains this."""
+        return {pid for pid in processes.children(self.process.pid) if program in command_line(pid)}
+
+    @property
+    def pool_process(self) -> int:
+        """The process that serves the jobs: forked, so it has its parent's command line."""
+        [pid] = self.children("Service")
+        return pid
+
+    def stop(self, number: int = signal.SIGTERM, within_s: float = 15.0) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(within_s)
+
+
+class Farm:
+    """Redis, a store, and workers."""
+
+    def __init__(self, folder: Path, server: RedisServer, database_url: str) -> None:
+        self.folder = folder
+        self.server = server
+        self.settings = Settings(
+            data_dir=folder,
+            database_url=database_url,
+            broker_url=server.url,
+            lock_dir=folder / "locks",
+            lease_s=2.0,
+            renew_s=0.3,
+            reconcile_s=0.4,
+        )
+        self.store: Store = open_store(database_url, lease_s=2.0)
+        self.trace = folder / "trace"
+        self._workers: list[Worker] = []
+        (folder / "child.py").write_text(CHILD)
+        (folder / "template.json").write_text(factories.measurement().model_dump_json())
+
+    def worker(self, name: str = "cpu@test", threads: int = THREADS) -> Worker:
+        log = self.folder / f"{name}.log"
+        child = (str(self.folder / "child.py"), str(self.folder / "template.json"), str(self.trace))
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-u", "-c", WORKER, name, str(threads), *child],
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self.settings.variables()},
+            )
+        started = Worker(name, process, log)
+        self._workers.append(started)
+        eventually(lambda: "ready: " in started.log)
+        return started
+
+    def submit(self, jobs: int, seconds: float = 0.0, publish: int = 1) -> list[str]:
+        """A run of so many jobs that take so long, with so many messages each."""
+        protocol = Protocol(name="test", min_s=seconds)
+        run_id = self.store.submit(factories.matrix(protocol=protocol, repeats=jobs), again=True).run_id
+        ids = [f"{run_id}.{number:06d}" for number in range(jobs)]
+        queue.publish(self.server.url, {"cpu": ids * publish})
+        return ids
+
+    def results(self) -> list[JobResult]:
+        return list(self.store.results("latest"))
+
+    def finished(self) -> bool:
+        return self.store.run("latest").finished
+
+    def measured(self) -> list[str]:
+        """`in` and `out` in the order in which they came."""
+        lines = self.trace.read_text().splitlines() if self.trace.exists() else []
+        return [line.split()[0] for line in lines]
+
+    def measuring(self) -> int | None:
+        """The process that measures right now."""
+        lines = [line.split() for line in self.trace.read_text().splitlines()] if self.trace.exists() else []
+        return int(lines[-1][1]) if lines and lines[-1][0] == "in" else None
+
+    def close(self) -> None:
+        for worker in self._workers:
+            if worker.process.poll() is None:
+                worker.process.kill()
+                worker.process.wait()
+        self.store.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite"])
+def farm(request: pytest.FixtureRequest, tmp_path: Path, server: RedisServer) -> Iterator[Farm]:
+    with server.client() as client:
+        client.flushall()
+    with databases.fresh(request.param, tmp_path) as url:
+        made = Farm(tmp_path, server, url)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+def test_the_same_message_five_times_measures_once_and_the_rest_is_skipped(farm: Farm) -> None:
+    with listening(farm.server) as events:
+        worker = farm.worker()
+        farm.submit(3, publish=5)
+        eventually(lambda: sum(e["type"] == "task-succeeded" for e in events) >= 15)
+        assert worker.stop() == 0
+    assert [(found.outcome, found.attempts) for found in farm.results()] == [(Outcome.OK, 1)] * 3
+    assert farm.measured() == ["in", "out"] * 3
+    results = [event["result"] for event in events if event["type"] == "task-succeeded"]
+    assert sum("ok" in result for result in results) == 3
+    assert sum("skipped" in result for result in results) == 12
+    assert not {e["uuid"] for e in events if e["type"] == "task-received"} - {
+        e["uuid"] for e in events if e["type"] == "task-succeeded"
+    }
+
+
+@pytest.mark.parametrize("farm", ["postgresql"], indirect=True)
+def test_two_workers_of_one_device_share_the_jobs_and_never_overlap(farm: Farm) -> None:
+    workers = [farm.worker("one@test"), farm.worker("two@test")]
+    farm.submit(6, seconds=0.1)
+    eventually(farm.finished)
+    assert farm.measured() == ["in", "out"] * 6
+    assert {found.worker_id for found in farm.results()} == {"one@test", "two@test"}
+    assert [worker.stop() for worker in workers] == [0, 0]
+
+
+def test_during_a_long_job_the_worker_answers_and_losing_all_of_redis_loses_nothing(farm: Farm) -> None:
+    worker = farm.worker()
+    farm.submit(3, seconds=1.5)
+    eventually(farm.measuring)
+    ping = [sys.executable, "-m", "celery", "-b", farm.server.url, "inspect", "ping", "--timeout", "1.0"]
+    answer = subprocess.run(ping, capture_output=True, text=True, check=False)
+    assert "cpu@test: OK" in answer.stdout
+    with farm.server.client() as client:
+        client.flushall()
+    eventually(farm.finished)
+    assert [(found.outcome, found.attempts) for found in farm.results()] == [(Outcome.OK, 1)] * 3
+    assert worker.stop() == 0
+
+
+def test_a_broker_that_restarts_in_mid_job_loses_nothing(farm: Farm) -> None:
+    worker = farm.worker()
+    farm.submit(2, seconds=1.0)
+    eventually(farm.measuring)
+    farm.server.stop()
+    farm.server.start()
+    eventually(farm.finished)
+    assert [(found.outcome, found.attempts) for found in farm.results()] == [(Outcome.OK, 1)] * 2
+    assert "CPendingDeprecationWarning" not in worker.log
+    assert worker.stop() == 0
+
+
+def test_a_worker_that_is_killed_takes_its_child_along_and_another_takes_the_job(farm: Farm) -> None:
+    killed = farm.worker("killed@test")
+    [job] = farm.submit(1, seconds=2.0)
+    eventually(farm.measuring)
+    measuring = farm.measuring()
+    assert measuring is not None
+    left = {killed.pool_process, measuring, *killed.children("reconciler")}
+    assert len(left) == 3
+    killed.process.kill()
+    killed.process.wait()
+    eventually(lambda: not any(runs(pid) for pid in left))
+    farm.worker("other@test")
+    eventually(farm.finished)
+    [found] = farm.results()
+    assert (found.job_id, found.outcome, found.attempts, found.worker_id) == (job, Outcome.OK, 2, "other@test")
+    assert farm.measured() == ["in", "in", "out"]
+
+
+def test_a_pool_process_that_is_killed_is_replaced_and_its_job_done_again(farm: Farm) -> None:
+    worker = farm.worker()
+    farm.submit(1, seconds=1.0)
+    eventually(farm.measuring)
+    measuring = farm.measuring()
+    assert measuring is not None
+    os.kill(worker.pool_process, signal.SIGKILL)
+    eventually(lambda: not runs(measuring))
+    eventually(farm.finished)
+    [found] = farm.results()
+    assert (found.outcome, found.attempts) == (Outcome.OK, 2)
+    assert worker.stop() == 0
+
+
+def test_the_reconciler_is_started_again_when_it_dies(farm: Farm) -> None:
+    worker = farm.worker()
+    [first] = worker.children("workers.reconciler")
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: worker.children("workers.reconciler") - {first})
+    farm.submit(1, publish=0)
+    eventually(farm.finished)
+    assert worker.stop() == 0
+
+
+def test_one_signal_lets_the_job_end_and_leaves_nothing_behind(farm: Farm) -> None:
+    worker = farm.worker()
+    farm.submit(2, seconds=1.0)
+    eventually(farm.measuring)
+    left = processes.children(worker.process.pid)
+    assert worker.stop() == 0
+    assert farm.measured() == ["in", "out"]
+    assert [found.attempts for found in farm.results()] == [1, 0]
+    assert not any(runs(pid) for pid in left)
+    assert farm.store.workers() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_stops_at_once_and_hands_the_job_back(farm: Farm, number: int) -> None:
+    worker = farm.worker()
+    farm.submit(1, seconds=60)
+    eventually(farm.measuring)
+    measuring = farm.measuring()
+    assert measuring is not None
+    left = processes.children(worker.process.pid) | {measuring}
+    worker.process.send_signal(number)
+    eventually(lambda: "stopping after the job in hand" in worker.log)
+    assert worker.stop(number, within_s=5) == 1
+    assert not any(runs(pid) for pid in left)
+    [found] = farm.results()
+    assert found.state == "queued"
+    assert "stopped in the middle" in found.reason
+    assert farm.store.workers() == []
+
+
+def test_a_worker_with_fewer_threads_leaves_bigger_jobs_and_their_messages_do_not_go_round(farm: Farm) -> None:
+    if THREADS < 2:
+        pytest.skip("one processor is too few")
+    worker = farm.worker(threads=1)
+    run_id = farm.store.submit(factories.matrix(threads=2), again=True).run_id
+    with listening(farm.server) as events:
+        queue.publish(farm.server.url, {"cpu": [f"{run_id}.000000"]})
+        # many rounds of the reconciler: the first may send it once more
+        rounds = itertools.count()
+        eventually(lambda: next(rounds) > 12)
+    skipped = [event for event in events if event["type"] == "task-succeeded"]
+    assert 1 <= len(skipped) <= 2
+    assert farm.measured() == []
+    assert worker.stop() == 0
+
+
+DOOR = [sys.executable, "-m", "workers"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "status", "said"),
+    [
+        ((), {}, 2, "CELERY_BROKER_URL"),
+        (("--device", "tpu"), {"CELERY_BROKER_URL": "redis://x"}, 2, "Possible: auto, cpu, cuda"),
+        (("--device", "cuda"), {"CELERY_BROKER_URL": "redis://x", "CUDA_VISIBLE_DEVICES": ""}, 2, "--device cpu"),
+        (("--threads", "9999"), {"CELERY_BROKER_URL": "redis://x"}, 2, "Possible: 1 to"),
+        (("--threads", "0"), {"CELERY_BROKER_URL": "redis://x"}, 2, "Possible: 1 to"),
+        (("--name", "a b"), {"CELERY_BROKER_URL": "redis://x"}, 2, "not possible"),
+        (("--log-level", "LOUD"), {"CELERY_BROKER_URL": "redis://x"}, 2, "Possible: DEBUG"),
+        ((), {"CELERY_BROKER_URL": "amqp://:hunter2@x"}, 2, "not one of Redis"),
+        ((), {"CELERY_BROKER_URL": "redis://:hunter2@127.0.0.1:1/0"}, 3, "does not answer"),
+        ((), {"CELERY_BROKER_URL": "{redis}", "FARM_DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/x"}, 3, ""),
+        ((), {"CELERY_BROKER_URL": "{redis}", "FARM_LOCK_DIR": "/proc/locks"}, 1, "FARM_LOCK_DIR"),
+    ],
+)
+def test_what_is_wrong_with_the_start_is_said_with_what_to_do(
+    server: RedisServer,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    variables: dict[str, str],
+    status: int,
+    said: str,
+) -> None:
+    given = {name: value.replace("{redis}", server.url) for name, value in variables.items()}
+    if "cuda" in arguments and Path("/proc/driver/nvidia").exists():
+        pytest.skip("this host has a GPU")
+    device = () if "--device" in arguments else ("--device", "cpu")
+    done = subprocess.run(
+        [*DOOR, *device, *arguments],
+        env={**environment(), "FARM_DATA_DIR": str(tmp_path), "FARM_LOCK_DIR": str(tmp_path / "locks"), **given},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == status
+    assert done.stderr.startswith("error: ")
+    assert said in done.stderr
+    assert "hunter2" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_real_door_says_when_it_is_ready_and_ends_on_a_signal(farm: Farm) -> None:
+    variables = {**environment(), **farm.settings.variables()}
+    with subprocess.Popen([*DOOR, "--device", "cpu"], env=variables, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        [worker] = farm.store.workers()
+        assert line.startswith(f"ready: {worker.id} on ")
+        assert line.endswith("queues: cpu\n")
+        assert (worker.pid, worker.threads) == (process.pid, THREADS)
+        process.terminate()
+        assert process.wait(15) == 0
+    assert farm.store.workers() == []
+
+
+def environment() -> dict[str, str]:
+    """This process's variables without the farm's."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("FARM_", "CELERY_"))}
+
+
+def command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
+    except OSError:
+        return ""
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def listening(server: RedisServer) -> Iterator[list[dict[str, Any]]]:
+    """What Flower would hear."""
+    events: list[dict[str, Any]] = []
+    app = queue.create_app(server.url)
+    with app.connection_for_read() as connection:
+        receiver = app.events.Receiver(connection, handlers={"*": events.append})
+        ready = threading.Event()
+
+        def capture() -> None:
+            with receiver.consumer_context():
+                ready.set()
+                with contextlib.suppress(OSError):
+                    receiver.capture(limit=None, timeout=None, wakeup=False)
+
+        thread = threading.Thread(target=capture, daemon=True)
+        thread.start()
+        ready.wait(10)
+        yield events
+        receiver.should_stop = True
+        thread.join(10)
