@@ -1,0 +1,312 @@
+"""Makes rows from a run: one per cell and environment class, in base units, judged, nothing rounded.
+
+Every cell of the matrix has a row, measured or not. Only the samples of one cell are in memory at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from statistics import median
+
+from farm import plugins, statistics
+from farm.errors import BadInput
+from farm.measurement import Environment, Measurement, Outcome
+from farm.recipe import BASELINE
+from farm.spec import Cell
+from farm.verdict import Level, Verdict, judge, worst
+from results_store import exporters
+from results_store.records import run_id_of
+from results_store.store import JobResult, State, Store
+
+#: Outcome of a row none of whose jobs has ended.
+PENDING = "pending"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Seconds per batch; each is the median over repeats, None below its floor on samples."""
+
+    mean: float | None
+    std: float | None
+    min: float | None
+    p50: float | None
+    p90: float | None
+    p95: float | None
+    p99: float | None
+    #: 95 % interval of p50, over repeats and samples.
+    p50_low: float | None
+    p50_high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """A share of the test images, with Wilson's 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What a cell's repeats measured in one environment class; medians over repeats unless said otherwise."""
+
+    device: Latency
+    end_to_end: Latency
+    #: Samples ÷ total time of the measured window, device figure.
+    throughput: float | None
+    #: p50 of the baseline of the same batch size, device and class ÷ ours; not paired, so without an interval.
+    speedup: float | None
+    ram_bytes: float
+    vram_allocator_bytes: float | None
+    vram_process_bytes: float | None
+    #: Processor time ÷ (wall time × threads).
+    cpu_utilization: float | None
+    page_faults_per_call: float
+    first_call_s: float
+    warmup_s: float
+    load_s: float
+    #: Making the artifact, whenever that was.
+    build_s: float | None
+    #: What this run's own attempts spent on it, all together; None where there is none.
+    build_spent_s: float | None
+    top1: Share | None
+    top5: Share | None
+    agreement: Share | None
+    accuracy_samples: int
+    logits_relative_error: float | None
+    model_size_bytes: int
+    parameters: int
+    environment: Environment
+    #: When the last repeat was started, seconds since the epoch.
+    measured_at: float
+    #: Why a metric is empty, by its name.
+    missing: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One cell in one environment class."""
+
+    run_id: str
+    cell: Cell
+    #: `ok` where any repeat was measured; else how its jobs ended, `cancelled`, or `pending`.
+    outcome: str
+    #: Why repeats are missing; empty where none is.
+    reason: str
+    #: Over the measured repeats; None without any.
+    verdict: Verdict | None
+    repeats_wanted: int
+    repeats_measured: int
+    #: Of them, taken over from earlier runs.
+    repeats_adopted: int
+    attempts: int
+    #: Class of the worker that made the results; None without results.
+    environment_key: str | None
+    #: Key and id of the first repeat's job.
+    job_key: str
+    job_id: str
+    #: None where nothing was measured.
+    figures: Figures | None
+
+    @property
+    def is_invalid(self) -> bool:
+        """Shown with its reason, but in no ranking and no ratio."""
+        return self.verdict is not None and self.verdict.level is Level.INVALID
+
+
+def collate(store: Store, run_id: str) -> list[Row]:
+    """The rows of a run, in the order of its matrix."""
+    cells = groupby(store.results(run_id), key=lambda result: result.cell_ordinal)
+    return _with_speedups([row for _, results in cells for row in _rows(list(results))])
+
+
+def export(rows: Sequence[Row], folder: Path, name: str = "csv") -> Path:
+    """Writes the rows with an exporter into a folder, which is made where it is missing; returns the file.
+
+    Raises:
+        BadInput: no such exporter, or the folder cannot be written.
+    """
+    exporter = plugins.load(exporters.__name__, name)
+    path: Path = folder / exporter.FILE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        exporter.write(rows, path)
+    except OSError as error:
+        raise BadInput(
+            f"{path} cannot be written: {error.strerror}. Choose another folder with --output-dir."
+        ) from None
+    return path
+
+
+# ---- one row
+
+
+def _rows(results: list[JobResult]) -> Iterator[Row]:
+    """The rows of one cell. Results of different classes are never pooled."""
+    classes: dict[tuple[str | None, str | None], list[JobResult]] = {}
+    unended = [result for result in results if result.environment_key is None]
+    for result in results:
+        if result.environment_key is not None:
+            classes.setdefault(_class(result, results), []).append(result)
+    if not classes:
+        yield _row(unended, len(results))
+    for place, members in enumerate(classes.values(), start=1):
+        # what is missing would come from the class that the cell went to last
+        yield _row([*members, *unended] if place == len(classes) else members, len(results))
+
+
+def _class(result: JobResult, results: list[JobResult]) -> tuple[str | None, str | None]:
+    """The class of the worker, and of the measuring process where the two should ever differ."""
+    measured = (
+        r.measurement for r in (result, *results) if r.environment_key == result.environment_key and r.measurement
+    )
+    first = next(measured, None)
+    return result.environment_key, first.environment.key if first else None
+
+
+def _row(results: list[JobResult], wanted: int) -> Row:
+    measured = [result for result in results if result.measurement is not None]
+    adopted = [result for result in measured if not _is_own(result)]
+    others = [result for result in results if result.measurement is None]
+    first = min(results, key=lambda result: result.spec.repeat)
+    return Row(
+        run_id=first.run_id,
+        cell=first.spec.cell,
+        outcome=_outcome(results),
+        reason="; ".join(dict.fromkeys(result.reason for result in others if result.reason)),
+        verdict=worst(judge(m) for r in measured if (m := r.measurement)) if measured else None,
+        repeats_wanted=wanted,
+        repeats_measured=len(measured),
+        repeats_adopted=len(adopted),
+        attempts=sum(result.attempts for result in results),
+        environment_key=next((result.environment_key for result in results), None),
+        job_key=first.spec.key,
+        job_id=first.job_id,
+        figures=_figures(measured) if measured else None,
+    )
+
+
+def _is_own(result: JobResult) -> bool:
+    """Whether it was measured in this run, and not adopted from another."""
+    return result.measured_by is not None and run_id_of(result.measured_by) == result.run_id
+
+
+def _outcome(results: list[JobResult]) -> str:
+    """The best that any repeat came to."""
+    ended = {str(r.outcome) for r in results if r.state in (State.DONE, State.FAILED)}
+    for outcome in Outcome:
+        if outcome.is_result and outcome in ended:
+            return str(outcome)
+    if any(result.state.is_open for result in results):
+        return PENDING
+    return next((str(o) for o in Outcome if o in ended), str(Outcome.CANCELLED))
+
+
+# ---- figures
+
+
+def _figures(results: list[JobResult]) -> Figures:
+    found = [result.measurement for result in results if result.measurement is not None]
+    own = [r.measurement for r in results if r.measurement is not None and _is_own(r)]
+    latest = max(found, key=lambda m: m.started_at)
+    return Figures(
+        device=_latency([m.samples.device_ns for m in found]),
+        end_to_end=_latency([m.samples.end_to_end_ns for m in found]),
+        throughput=_median(map(_throughput, found)),
+        speedup=None,
+        ram_bytes=median(m.memory.peak_bytes - m.memory.floor_bytes for m in found),
+        vram_allocator_bytes=_median(m.memory.vram_allocator_bytes for m in found),
+        vram_process_bytes=_median(m.memory.vram_process_bytes for m in found),
+        cpu_utilization=_median(map(_cpu_utilization, found)),
+        page_faults_per_call=median(m.usage.faults_per_call for m in found),
+        first_call_s=median(m.first_call_s for m in found),
+        warmup_s=median(m.warmup_s for m in found),
+        load_s=median(m.load_s for m in found),
+        build_s=_median(m.build_s for m in found),
+        build_spent_s=None if latest.build_s is None else sum(m.build_spent_s for m in own),
+        top1=_share(found, lambda m: m.accuracy.top1_correct),
+        top5=_share(found, lambda m: m.accuracy.top5_correct),
+        agreement=_share(found, lambda m: m.accuracy.agreeing),
+        accuracy_samples=latest.accuracy.samples,
+        logits_relative_error=_median(m.accuracy.logits_relative_error for m in found),
+        model_size_bytes=latest.model_size_bytes,
+        parameters=latest.parameters,
+        environment=latest.environment,
+        measured_at=latest.started_at,
+        missing={name: why for m in found for name, why in m.missing.items()},
+    )
+
+
+def _latency(repeats: list[tuple[int, ...]]) -> Latency:
+    seconds = [[ns / 1e9 for ns in samples] for samples in repeats]
+    summaries = [statistics.summarize(samples) for samples in seconds]
+    low, high = statistics.median_interval(seconds) or (None, None)
+    over_repeats = {name: _median(summary[name] for summary in summaries) for name in summaries[0]}
+    return Latency(**over_repeats, p50_low=low, p50_high=high)
+
+
+def _throughput(measurement: Measurement) -> float | None:
+    samples = measurement.samples.device_ns
+    return measurement.spec.batch_size * len(samples) / (sum(samples) / 1e9) if samples else None
+
+
+def _cpu_utilization(measurement: Measurement) -> float | None:
+    usage, threads = measurement.usage, measurement.environment.threads
+    return usage.cpu_s / (usage.wall_s * threads) if usage.wall_s else None
+
+
+def _share(found: list[Measurement], count: Callable[[Measurement], int | None]) -> Share | None:
+    """The middle repeat's share. Repeats see the same images, so together they know no more than one."""
+    counts = [
+        (n / m.accuracy.samples, n, m.accuracy.samples)
+        for m in found
+        if (n := count(m)) is not None and m.accuracy.samples
+    ]
+    if not counts:
+        return None
+    value, right, samples = sorted(counts)[(len(counts) - 1) // 2]
+    low, high = statistics.wilson(right, samples)
+    return Share(value=value, low=low, high=high)
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    """The median of those that there are."""
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+# ---- speed-up
+
+
+def _with_speedups(rows: list[Row]) -> list[Row]:
+    baselines = {_control(row): _p50(row) for row in rows if _is_baseline(row)}
+    return [_with_speedup(row, baselines.get(_control(row))) for row in rows]
+
+
+def _with_speedup(row: Row, baseline_s: float | None) -> Row:
+    own_s = _p50(row)
+    if row.figures is None or own_s is None or baseline_s is None:
+        return row
+    return replace(row, figures=replace(row.figures, speedup=baseline_s / own_s))
+
+
+def _p50(row: Row) -> float | None:
+    """Median latency of a row that may enter a ratio."""
+    return None if row.figures is None or row.is_invalid else row.figures.device.p50
+
+
+def _is_baseline(row: Row) -> bool:
+    return str(row.cell.recipe.without("allocator")) == BASELINE
+
+
+def _control(row: Row) -> tuple[Cell, str, str | None]:
+    """What a recipe and its baseline have in common: all but the recipe, of which only the allocator."""
+    return (
+        row.cell.model_copy(update={"recipe": None}),
+        row.cell.recipe.allocator,
+        row.environment_key,
+    )

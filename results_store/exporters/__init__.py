@@ -1,0 +1,14 @@
+"""Exporters, one file each: what writes a run's rows in some format.
+
+A plug-in is a module `results_store/exporters/<name>.py` with
+
+- `FILE`: the name of the file that it writes;
+- `write(rows, path)`: writes the `results_store.collate.Row`s whole or not at all. Rows are in base units
+  and not rounded: scaling and rounding is the exporter's.
+"""
+
+from __future__ import annotations
+
+from pkgutil import extend_path
+
+__path__ = extend_path(__path__, __name__)

@@ -1,0 +1,163 @@
+"""`benchmark_results.csv`: thirteen fixed columns first, then everything else worth having."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from results_store.collate import Figures, Latency, Row, Share
+
+FILE = "benchmark_results.csv"
+
+_Cell: TypeAlias = str | float | int | None
+
+_MIB = 1 << 20
+#: A spreadsheet takes a text that begins so for a formula.
+_FORMULA = ("=", "+", "-", "@")
+#: Line breaks, tabs and the like: a row is one line, for every tool that reads lines.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
+
+
+def write(rows: Iterable[Row], path: Path) -> None:
+    """Writes the rows; the file is replaced as a whole, once everything is on the disk."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            writer.writerows([_text(column(row)) for column in COLUMNS.values()] for row in rows)
+            file.flush()
+            # mkstemp makes a file for its owner alone; a result is for whoever may read the folder
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            Path(name).unlink()
+        raise
+
+
+def _text(value: _Cell) -> str:
+    """A value as a cell's text: empty for None, numbers with six digits, text on one line that is no formula."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        line = _CONTROL.sub(" ", value).strip()
+        return f"'{line}" if line.startswith(_FORMULA) else line
+    if isinstance(value, int):
+        return str(value)
+    if not np.isfinite(value):
+        return ""
+    return np.format_float_positional(value, precision=6, fractional=False, trim="-")
+
+
+def _measured(pick: Callable[[Figures], _Cell], scale: float = 1) -> Callable[[Row], _Cell]:
+    """A column of measured figures: empty where nothing was measured."""
+
+    def column(row: Row) -> _Cell:
+        value = None if row.figures is None else pick(row.figures)
+        return value if value is None or isinstance(value, str) or scale == 1 else value * scale
+
+    return column
+
+
+def _latency(prefix: str, of: Callable[[Figures], Latency]) -> dict[str, Callable[[Row], _Cell]]:
+    """The columns of one of the two latencies, in milliseconds."""
+    return {
+        f"{prefix}_{name}_ms": _measured(lambda f, name=name: getattr(of(f), name), 1e3)  # type: ignore[misc]
+        for name in ("mean", "std", "min", "p50", "p50_low", "p50_high", "p90", "p95", "p99")
+    }
+
+
+def _accuracy(prefix: str, of: Callable[[Figures], Share | None]) -> dict[str, Callable[[Row], _Cell]]:
+    """The interval of a share, in percent."""
+
+    def bound(side: str) -> Callable[[Row], _Cell]:
+        return _measured(lambda f: getattr(of(f), side, None), 100)
+
+    return {f"{prefix}_low": bound("low"), f"{prefix}_high": bound("high")}
+
+
+def _percent(of: Callable[[Figures], Share | None]) -> Callable[[Row], _Cell]:
+    return _measured(lambda f: getattr(of(f), "value", None), 100)
+
+
+def _package(name: str) -> Callable[[Row], _Cell]:
+    return _measured(lambda f: f.environment.packages.get(name))
+
+
+def _vram(figures: Figures) -> float | None:
+    """The process as the driver sees it; in a container that hides it, what the allocator held."""
+    return figures.vram_process_bytes if figures.vram_process_bytes is not None else figures.vram_allocator_bytes
+
+
+def _when(figures: Figures) -> str:
+    return datetime.fromtimestamp(figures.measured_at, UTC).isoformat(timespec="seconds")
+
+
+#: Every column and where its value comes from. The first thirteen are a contract, in name and order.
+COLUMNS: Mapping[str, Callable[[Row], _Cell]] = {
+    "model_variant": lambda row: row.cell.variant,
+    "batch_size": lambda row: row.cell.batch_size,
+    "device": lambda row: row.cell.device,
+    "ram_usage_mb": _measured(lambda f: f.ram_bytes, 1 / _MIB),
+    "vram_usage_mb": _measured(_vram, 1 / _MIB),
+    "cpu_utilization_pct": _measured(lambda f: f.cpu_utilization, 100),
+    "gpu_utilization_pct": _measured(lambda f: None),
+    "latency_ms": _measured(lambda f: f.device.p50, 1e3),
+    "throughput_samples_sec": _measured(lambda f: f.throughput),
+    "accuracy_top1": _percent(lambda f: f.top1),
+    "accuracy_top5": _percent(lambda f: f.top5),
+    "model_size_mb": _measured(lambda f: f.model_size_bytes, 1 / _MIB),
+    "optimization_technique": lambda row: str(row.cell.recipe),
+    "outcome": lambda row: row.outcome,
+    "verdict": lambda row: str(row.verdict.level) if row.verdict else None,
+    "verdict_reasons": lambda row: "; ".join(map(str, row.verdict.reasons)) if row.verdict else None,
+    "reason": lambda row: row.reason,
+    "speedup_unpaired": _measured(lambda f: f.speedup),
+    **_latency("latency", lambda f: f.device),
+    **_latency("end_to_end", lambda f: f.end_to_end),
+    **_accuracy("accuracy_top1", lambda f: f.top1),
+    **_accuracy("accuracy_top5", lambda f: f.top5),
+    "accuracy_samples": _measured(lambda f: f.accuracy_samples),
+    "agreement_top1_pct": _percent(lambda f: f.agreement),
+    "logits_relative_error": _measured(lambda f: f.logits_relative_error),
+    "first_call_ms": _measured(lambda f: f.first_call_s, 1e3),
+    "warmup_s": _measured(lambda f: f.warmup_s),
+    "load_s": _measured(lambda f: f.load_s),
+    "build_time_s": _measured(lambda f: f.build_s),
+    "build_spent_s": _measured(lambda f: f.build_spent_s),
+    "vram_allocator_mb": _measured(lambda f: f.vram_allocator_bytes, 1 / _MIB),
+    "page_faults_per_call": _measured(lambda f: f.page_faults_per_call),
+    "parameters": _measured(lambda f: f.parameters),
+    "model": lambda row: row.cell.model,
+    "dataset": lambda row: row.cell.dataset,
+    "image_size": lambda row: row.cell.image_size,
+    "threads": lambda row: row.figures.environment.threads if row.figures else row.cell.threads,
+    "protocol": lambda row: row.cell.protocol.name,
+    "repeats_wanted": lambda row: row.repeats_wanted,
+    "repeats_measured": lambda row: row.repeats_measured,
+    "repeats_adopted": lambda row: row.repeats_adopted,
+    "attempts": lambda row: row.attempts,
+    "host": _measured(lambda f: f.environment.host),
+    "device_model": _measured(lambda f: f.environment.device_model),
+    "driver": _measured(lambda f: f.environment.driver),
+    "torch_version": _package("torch"),
+    "onnxruntime_version": _package("onnxruntime"),
+    "missing": _measured(lambda f: "; ".join(f"{name}: {why}" for name, why in sorted(f.missing.items()))),
+    "environment_key": lambda row: row.environment_key,
+    "cell_key": lambda row: row.cell.key,
+    "job_key": lambda row: row.job_key,
+    "job_id": lambda row: row.job_id,
+    "run_id": lambda row: row.run_id,
+    "measured_at": _measured(_when),
+}

@@ -1,0 +1,310 @@
+"""Rows and the CSV: which there are, what they say, and what they leave empty."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from farm.errors import BadInput
+from farm.measurement import Memory, Outcome, Samples, Usage
+from results_store.__main__ import app
+from results_store.collate import collate, export
+from results_store.exporters.csv import COLUMNS
+from results_store.exporters.csv import write as write_csv
+from results_store.store import Ending, Store, open_store
+from tests import factories
+
+FIRST = (
+    "model_variant,batch_size,device,ram_usage_mb,vram_usage_mb,cpu_utilization_pct,gpu_utilization_pct,latency_ms,"
+    "throughput_samples_sec,accuracy_top1,accuracy_top5,model_size_mb,optimization_technique"
+)
+OTHER = factories.environment(device_model="Other CPU")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with closing(open_store(f"sqlite:///{tmp_path}/farm.db")) as store:
+        store.register(factories.worker())
+        yield store
+
+
+def submitted(store: Store, **fields: Any) -> str:
+    return store.submit(factories.matrix(**fields)).run_id
+
+
+def end(store: Store, outcome: Outcome, reason: str = "", worker_id: str = "cpu@alpha") -> None:
+    claim = store.claim(worker_id)
+    assert claim is not None
+    assert store.finish(claim, Ending(outcome=outcome, reason=reason))
+
+
+def measure(store: Store, worker_id: str = "cpu@alpha", **fields: Any) -> None:
+    claim = store.claim(worker_id)
+    assert claim is not None
+    assert store.finish(claim, factories.ok(claim, **fields))
+
+
+def table(store: Store, run_id: str, folder: Path) -> list[dict[str, str]]:
+    with export(collate(store, run_id), folder).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_first_thirteen_columns_are_the_contract() -> None:
+    assert ",".join(itertools.islice(COLUMNS, 13)) == FIRST
+
+
+def test_a_measured_row_has_its_figures_in_the_units_of_their_names(store: Store, tmp_path: Path) -> None:
+    run = submitted(store, optimizations=("channels_last+amp",), batch_sizes=(8,))
+    device = tuple([10_000_000] * 100 + [12_000_000] * 99)
+    measure(
+        store,
+        samples=Samples(device_ns=device, end_to_end_ns=(20_000_000,) * 200),
+        usage=Usage(wall_s=2.0, cpu_s=3.0, faults_per_call=7.5, faults_by_half=(7.5, 7.5)),
+        memory=Memory(floor_bytes=200 << 20, peak_bytes=(300 << 20) + (1 << 19)),
+        first_call_s=0.0525,
+        build_s=33.0,
+        build_spent_s=31.5,
+    )
+    [row] = table(store, run, tmp_path)
+    assert row["model_variant"] == "densenet121_channels_last+amp"
+    assert row["optimization_technique"] == "channels_last+amp"
+    assert (row["batch_size"], row["device"], row["outcome"]) == ("8", "cpu", "ok")
+    assert row["latency_ms"] == row["latency_p50_ms"] == "10"
+    assert row["end_to_end_p50_ms"] == "20"
+    assert float(row["throughput_samples_sec"]) == pytest.approx(8 * 199 / 2.188, rel=1e-5)
+    assert (row["ram_usage_mb"], row["model_size_mb"]) == ("100.5", "32")
+    assert (row["vram_usage_mb"], row["gpu_utilization_pct"]) == ("", "")
+    assert row["cpu_utilization_pct"] == "75"
+    assert float(row["accuracy_top1"]) == pytest.approx(100 * 850 / 900, rel=1e-5)
+    assert float(row["accuracy_top1_low"]) < 94.4 < float(row["accuracy_top1_high"])
+    assert float(row["agreement_top1_pct"]) == pytest.approx(100 * 899 / 900, rel=1e-5)
+    assert (row["first_call_ms"], row["build_time_s"], row["build_spent_s"]) == ("52.5", "33", "31.5")
+    assert (row["parameters"], row["page_faults_per_call"]) == ("7978856", "7.5")
+    assert (row["torch_version"], row["onnxruntime_version"]) == ("2.14.1", "1.31.1")
+    assert (row["run_id"], row["job_id"]) == (run, f"{run}.000000")
+    assert row["measured_at"] == "1970-01-01T00:16:40+00:00"
+    assert row["latency_p99_ms"] == ""
+
+
+def test_latency_and_throughput_are_medians_over_repeats(store: Store, tmp_path: Path) -> None:
+    run = submitted(store, repeats=3)
+    for milliseconds in (10.0, 90.0, 11.0):
+        measure(store, samples=factories.samples(milliseconds, milliseconds + 1))
+    [row] = table(store, run, tmp_path)
+    assert float(row["latency_ms"]) == pytest.approx(11.0, rel=0.01)
+    assert float(row["throughput_samples_sec"]) == pytest.approx(1000 / 11.0, rel=0.01)
+    assert float(row["latency_p50_high_ms"]) > 80
+    assert (row["repeats_wanted"], row["repeats_measured"], row["attempts"]) == ("3", "3", "3")
+
+
+def test_every_cell_has_a_row_whatever_became_of_it(store: Store, tmp_path: Path) -> None:
+    run = submitted(store, batch_sizes=(1, 2, 3, 4, 5, 6))
+    order = [store.claim("cpu@alpha") for _ in range(5)]
+    endings = [
+        Ending(outcome=Outcome.UNSUPPORTED, reason="needs openvino"),
+        Ending(outcome=Outcome.OUT_OF_MEMORY),
+        Ending(outcome=Outcome.ERROR, reason="KeyError: 'x'"),
+        Ending(outcome=Outcome.CRASHED),
+    ]
+    expected: dict[str, tuple[str, str]] = {}
+    for claim, ending in zip(order, endings, strict=False):
+        assert claim is not None
+        store.finish(claim, ending)
+        shown = "pending" if ending.outcome is Outcome.CRASHED else str(ending.outcome)
+        expected[str(claim.spec.batch_size)] = (shown, ending.reason)
+    rows = table(store, run, tmp_path)
+    assert [row["batch_size"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
+    for row in rows:
+        assert (row["outcome"], row["reason"]) == expected.get(row["batch_size"], ("pending", ""))
+        assert (row["latency_ms"], row["verdict"], row["ram_usage_mb"]) == ("", "", "")
+    store.cancel(run)
+    assert [row["outcome"] for row in table(store, run, tmp_path)].count("cancelled") == 2
+
+
+def test_repeats_that_failed_are_missing_from_their_row_and_said(store: Store, tmp_path: Path) -> None:
+    run = submitted(store, repeats=2)
+    measure(store)
+    end(store, Outcome.ERROR, "KeyError: 'x'")
+    [row] = table(store, run, tmp_path)
+    assert (row["outcome"], row["reason"]) == ("ok", "KeyError: 'x'")
+    assert (row["repeats_wanted"], row["repeats_measured"]) == ("2", "1")
+
+
+def test_results_of_different_classes_are_never_pooled(store: Store, tmp_path: Path) -> None:
+    run = submitted(store, repeats=3)
+    measure(store, samples=factories.samples(10.0))
+    store.deregister("cpu@alpha")
+    store.register(factories.worker("cpu@beta", environment=OTHER))
+    measure(store, "cpu@beta", samples=factories.samples(50.0), environment=OTHER)
+    first, second = table(store, run, tmp_path)
+    assert (first["environment_key"], second["environment_key"]) == (factories.environment().key, OTHER.key)
+    assert float(first["latency_ms"]) == pytest.approx(10.0, rel=0.01)
+    assert float(second["latency_ms"]) == pytest.approx(50.0, rel=0.01)
+    assert {first["repeats_measured"], second["repeats_measured"]} == {"1"}
+
+
+def test_measurements_of_one_worker_in_different_classes_are_not_pooled_either(
+    store: Store, tmp_path: Path
+) -> None:
+    run = submitted(store, repeats=2)
+    measure(store)
+    measure(store, environment=OTHER)
+    assert len(table(store, run, tmp_path)) == 2
+
+
+def test_a_speed_up_is_the_ratio_to_the_baseline_with_the_same_batch_and_allocator(
+    store: Store, tmp_path: Path
+) -> None:
+    recipes = ("baseline", "channels_last", "system_malloc", "channels_last+system_malloc")
+    run = submitted(store, optimizations=recipes, batch_sizes=(1, 8))
+    latency = {"baseline": 30.0, "channels_last": 10.0, "system_malloc": 40.0, "channels_last+system_malloc": 20.0}
+    while (claim := store.claim("cpu@alpha")) is not None:
+        milliseconds = latency[str(claim.spec.recipe)] * claim.spec.batch_size
+        store.finish(claim, factories.ok(claim, samples=factories.samples(milliseconds)))
+    shown = {
+        (row["optimization_technique"], row["batch_size"]): float(row["speedup_unpaired"])
+        for row in table(store, run, tmp_path)
+    }
+    assert shown == {
+        (recipe, batch): pytest.approx(ratio, rel=1e-4)
+        for recipe, ratio in zip(recipes, (1, 3, 1, 2), strict=True)
+        for batch in ("1", "8")
+    }
+
+
+def test_an_invalid_row_keeps_its_figures_and_enters_no_ratio(store: Store, tmp_path: Path) -> None:
+    run = submitted(store, optimizations=("baseline", "channels_last"))
+    while (claim := store.claim("cpu@alpha")) is not None:
+        evidence = {"compiled": str(claim.spec.recipe) == "baseline"}
+        store.finish(claim, factories.ok(claim, evidence=evidence))
+    baseline, wrong = table(store, run, tmp_path)
+    assert (baseline["verdict"], baseline["verdict_reasons"]) == ("VALID", "")
+    assert (wrong["verdict"], wrong["verdict_reasons"]) == ("INVALID", "fallback: the graph was not compiled")
+    assert wrong["latency_ms"] == baseline["latency_ms"] != ""
+    assert (baseline["speedup_unpaired"], wrong["speedup_unpaired"]) == ("1", "")
+
+
+def test_without_real_labels_the_accuracy_is_empty(store: Store, tmp_path: Path) -> None:
+    run = submitted(store)
+    nobody_knows = factories.accuracy(top1_correct=None, top5_correct=None)
+    measure(store, accuracy=nobody_knows, missing={"accuracy_top1": "no real labels"})
+    [row] = table(store, run, tmp_path)
+    assert (row["accuracy_top1"], row["accuracy_top5"], row["accuracy_top1_low"]) == ("", "", "")
+    assert row["agreement_top1_pct"] != ""
+    assert row["missing"] == "accuracy_top1: no real labels"
+
+
+def test_a_measurement_without_a_single_call_makes_an_invalid_row_and_no_error(
+    store: Store, tmp_path: Path
+) -> None:
+    run = submitted(store)
+    still = Usage(wall_s=0.0, cpu_s=0.0, faults_per_call=0.0, faults_by_half=(0.0, 0.0))
+    measure(store, samples=Samples(), usage=still)
+    [row] = table(store, run, tmp_path)
+    assert (row["verdict"], row["latency_ms"], row["throughput_samples_sec"]) == ("INVALID", "", "")
+    assert row["cpu_utilization_pct"] == ""
+
+
+def test_adopted_results_are_shown_as_such_and_their_build_is_not_charged_again(
+    store: Store, tmp_path: Path
+) -> None:
+    submitted(store, batch_sizes=(1,))
+    measure(store, build_s=33.0, build_spent_s=33.0)
+    run = submitted(store, batch_sizes=(1, 8))
+    assert store.adopt("cpu@alpha") == 1
+    adopted, pending = table(store, run, tmp_path)
+    assert (adopted["repeats_adopted"], adopted["attempts"]) == ("1", "0")
+    assert (adopted["build_time_s"], adopted["build_spent_s"]) == ("33", "0")
+    assert adopted["run_id"] == run
+    assert pending["outcome"] == "pending"
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        *[(f"{start}cmd|' /C calc'!A0", f"'{start}cmd|' /C calc'!A0") for start in "=+-@"],
+        ("\t=1+1", "'=1+1"),
+        ("\r\n@SUM(1)", "'@SUM(1)"),
+        ("two\r\nlines = one", "two lines = one"),
+    ],
+)
+def test_text_cannot_start_a_formula_but_numbers_stay_numbers(
+    store: Store, tmp_path: Path, given: str, shown: str
+) -> None:
+    run = submitted(store)
+    end(store, Outcome.ERROR, given)
+    [row] = table(store, run, tmp_path)
+    assert row["reason"] == shown
+    [found] = collate(store, run)
+    write_csv([replace(found, attempts=-1)], tmp_path / "negative.csv")
+    with (tmp_path / "negative.csv").open(newline="") as file:
+        assert next(csv.DictReader(file))["attempts"] == "-1"
+
+
+def test_large_and_small_numbers_are_written_without_exponents(store: Store, tmp_path: Path) -> None:
+    run = submitted(store)
+    measure(store, accuracy=factories.accuracy(logits_relative_error=1.23456789e-7), load_s=1234567.0)
+    [row] = table(store, run, tmp_path)
+    assert (row["logits_relative_error"], row["load_s"]) == ("0.000000123457", "1234570")
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(store: Store, tmp_path: Path) -> None:
+    rows = collate(store, submitted(store))
+    folder = tmp_path / "results"
+    path = export(rows, folder)
+    before = path.read_bytes()
+
+    def breaks() -> Iterator[Any]:
+        yield rows[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_csv(breaks(), path)
+    assert path.read_bytes() == before
+    assert list(folder.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_folder_that_cannot_be_written_is_bad_input(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="--output-dir"):
+        export(collate(store, submitted(store)), tmp_path / "file" / "results")
+    with pytest.raises(BadInput, match="Possible: csv"):
+        export([], tmp_path, "xlsx")
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FARM_DATABASE_URL", f"sqlite:///{tmp_path}/farm.db")
+    return CliRunner()
+
+
+def test_the_command_collates_the_latest_run_into_a_folder_of_its_name(store: Store, command: CliRunner) -> None:
+    run = submitted(store)
+    assert command.invoke(app, ["collate"]).output == f"results/{run}/benchmark_results.csv\n"
+    assert Path(f"results/{run}/benchmark_results.csv").read_text().startswith(FIRST)
+    assert command.invoke(app, ["collate", run[:-2], "--output-dir", "here"]).exit_code == 0
+    assert Path("here/benchmark_results.csv").exists()
+    assert command.invoke(app, ["runs"]).output.startswith(run)
+    assert command.invoke(app, ["migrate"]).exit_code == 0
+
+
+def test_the_commands_errors_have_their_exit_codes(
+    store: Store, command: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command.invoke(app, ["collate"]).exit_code == 2
+    submitted(store)
+    unknown = command.invoke(app, ["collate", "nonsense"])
+    assert (unknown.exit_code, "Unknown run 'nonsense'" in unknown.stderr) == (2, True)
+    monkeypatch.setenv("FARM_DATABASE_URL", "postgresql://farm:geheim@127.0.0.1:9/farm")
+    away = command.invoke(app, ["runs"])
+    assert (away.exit_code, "geheim" in away.output) == (3, False)
