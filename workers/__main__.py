@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from farm import queue
 from farm.errors import BadInput, FarmError, Unreachable, unknown
@@ -66,7 +67,10 @@ def _level(text: str) -> str:
 
 
 def _settings() -> Settings:
-    settings = Settings()
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        raise BadInput("\n".join(map(_explain, error.errors()))) from None
     if settings.broker_url is None:
         raise BadInput(
             "No broker is set. Either set CELERY_BROKER_URL to a Redis, such as redis://localhost:6379/0, or let "
@@ -74,6 +78,13 @@ def _settings() -> Settings:
         )
     queue.check_url(settings.broker_url)
     return settings
+
+
+def _explain(problem: Any) -> str:
+    field = str(problem["loc"][0])
+    # An alias is the variable's whole name already.
+    name = f"FARM_{field.upper()}" if field in Settings.model_fields else field
+    return f"{name} is {problem['input']!r}: {problem['msg']}."
 
 
 def _worker(settings: Settings, device: str, threads: int | None, name: str | None) -> WorkerInfo:

@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from farm import queue
+from farm.devices import nvml
 from farm.measurement import Outcome
 from farm.settings import Settings
 from farm.spec import Protocol
 from results_store.store import JobResult, Store, open_store
 from tests import databases, factories
 from tests.redis_servers import RedisServer, eventually, redis_server
+from workers import __main__ as door
 from workers import processes
 
 THREADS = len(os.sched_getaffinity(0))
@@ -318,44 +321,44 @@ DOOR = [sys.executable, "-m", "workers"]
 @pytest.mark.parametrize(
     ("arguments", "variables", "status", "said"),
     [
-        ((), {}, 2, "CELERY_BROKER_URL"),
-        (("--device", "tpu"), {"CELERY_BROKER_URL": "redis://x"}, 2, "Possible: auto, cpu, cuda"),
-        (("--device", "cuda"), {"CELERY_BROKER_URL": "redis://x", "CUDA_VISIBLE_DEVICES": ""}, 2, "--device cpu"),
-        (("--threads", "9999"), {"CELERY_BROKER_URL": "redis://x"}, 2, "Possible: 1 to"),
-        (("--threads", "0"), {"CELERY_BROKER_URL": "redis://x"}, 2, "Possible: 1 to"),
-        (("--name", "a b"), {"CELERY_BROKER_URL": "redis://x"}, 2, "not possible"),
-        (("--log-level", "LOUD"), {"CELERY_BROKER_URL": "redis://x"}, 2, "Possible: DEBUG"),
-        ((), {"CELERY_BROKER_URL": "amqp://:hunter2@x"}, 2, "not one of Redis"),
-        ((), {"CELERY_BROKER_URL": "redis://:hunter2@127.0.0.1:1/0"}, 3, "does not answer"),
-        ((), {"CELERY_BROKER_URL": "{redis}", "FARM_DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/x"}, 3, ""),
-        ((), {"CELERY_BROKER_URL": "{redis}", "FARM_LOCK_DIR": "/proc/locks"}, 1, "FARM_LOCK_DIR"),
+        ({}, {}, 2, "CELERY_BROKER_URL"),
+        ({}, {}, 2, "--local"),
+        ({"device": "tpu"}, {"CELERY_BROKER_URL": "redis://x"}, 2, "Possible: auto, cpu, cuda"),
+        ({"device": "cuda"}, {"CELERY_BROKER_URL": "redis://x"}, 2, "--device cpu"),
+        ({"threads": 9999}, {"CELERY_BROKER_URL": "redis://x"}, 2, "Possible: 1 to"),
+        ({"threads": 0}, {"CELERY_BROKER_URL": "redis://x"}, 2, "Possible: 1 to"),
+        ({"name": "a b"}, {"CELERY_BROKER_URL": "redis://x"}, 2, "not possible"),
+        ({"log_level": "LOUD"}, {"CELERY_BROKER_URL": "redis://x"}, 2, "Possible: DEBUG"),
+        ({}, {"CELERY_BROKER_URL": "amqp://:hunter2@x"}, 2, "not one of Redis"),
+        ({}, {"CELERY_BROKER_URL": "{redis}", "FARM_LEASE_S": "soon"}, 2, "FARM_LEASE_S"),
+        ({}, {"CELERY_BROKER_URL": "redis://:hunter2@127.0.0.1:1/0"}, 3, "does not answer"),
+        ({}, {"CELERY_BROKER_URL": "{redis}", "FARM_DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/x"}, 3, ""),
+        ({}, {"CELERY_BROKER_URL": "{redis}", "FARM_LOCK_DIR": "/proc/locks"}, 1, "FARM_LOCK_DIR"),
     ],
 )
 def test_what_is_wrong_with_the_start_is_said_with_what_to_do(
     server: RedisServer,
     tmp_path: Path,
-    arguments: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: dict[str, Any],
     variables: dict[str, str],
     status: int,
     said: str,
 ) -> None:
-    given = {name: value.replace("{redis}", server.url) for name, value in variables.items()}
-    if "cuda" in arguments and Path("/proc/driver/nvidia").exists():
-        pytest.skip("this host has a GPU")
-    device = () if "--device" in arguments else ("--device", "cpu")
-    done = subprocess.run(
-        [*DOOR, *device, *arguments],
-        env={**environment(), "FARM_DATA_DIR": str(tmp_path), "FARM_LOCK_DIR": str(tmp_path / "locks"), **given},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert done.returncode == status
-    assert done.stderr.startswith("error: ")
-    assert said in done.stderr
-    assert "hunter2" not in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+    for name in set(os.environ) - set(environment()):
+        monkeypatch.delenv(name)
+    where = {"FARM_DATA_DIR": str(tmp_path), "FARM_LOCK_DIR": str(tmp_path / "locks"), **variables}
+    for name, value in where.items():
+        monkeypatch.setenv(name, value.replace("{redis}", server.url))
+    monkeypatch.setattr(nvml, "gpus", tuple)
+    with pytest.raises(typer.Exit) as ended:
+        door.main(**{"device": "cpu", **arguments})
+    printed = capfd.readouterr()
+    assert ended.value.exit_code == status
+    assert printed.err.startswith("error: ")
+    assert said in printed.err
+    assert "hunter2" not in printed.out + printed.err
 
 
 def test_the_real_door_says_when_it_is_ready_and_ends_on_a_signal(farm: Farm) -> None:

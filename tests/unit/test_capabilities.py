@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pytest
+
+from farm import environment
+from farm.devices import nvml
+from farm.devices.nvml import Gpu
+from farm.errors import BadInput
+from results_store.store import WorkerInfo
+from tests import factories
+from workers import capabilities, locks
+
+
+def gpu(number: int, name: str = "NVIDIA H200") -> Gpu:
+    return Gpu(uuid=f"GPU-{number}", name=name, driver="580.1", memory_bytes=141 << 30)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvml, "gpus", lambda: (gpu(1), gpu(2)))
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("Tesla T4", "t4"),
+        ("NVIDIA RTX A6000", "rtx-a6000"),
+    ],
+)
+def test_a_gpus_queue_has_its_models_name(name: str, word: str) -> None:
+    assert capabilities.queues(gpu(1, name)) == ("gpu", f"gpu.{word}")
+
+
+def test_a_device_of_a_matrix_and_a_workers_queue_agree() -> None:
+    assert factories.spec(device="cuda.h200").queue in capabilities.queues(gpu(1))
+    assert factories.spec(device="cuda").queue in capabilities.queues(gpu(1))
+    assert factories.spec(device="cpu").queue in capabilities.queues(None)
+
+
+def test_a_cpu_worker_takes_all_processors_by_default() -> None:
+    worker = capabilities.capabilities("cpu")
+    assert (worker.queues, worker.threads, worker.device_uuid) == (("cpu",), len(locks.processors()), None)
+    assert worker.environment == environment.describe("cpu", worker.threads)
+    assert worker.environment_key == worker.environment.key
+
+
+def test_auto_is_a_gpu_where_there_is_one(two_gpus: None) -> None:
+    assert capabilities.capabilities("auto").device_uuid == "GPU-1"
+
+
+def test_auto_is_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvml, "gpus", tuple)
+    assert capabilities.capabilities("auto").queues == ("cpu",)
+
+
+def test_two_workers_take_different_gpus_and_a_third_one_shares(two_gpus: None) -> None:
+    taken = []
+    living: list[WorkerInfo] = []
+    for _ in range(3):
+        worker = capabilities.capabilities("cuda", living=living)
+        living.append(worker)
+        taken.append(worker.device_uuid)
+    assert taken == ["GPU-1", "GPU-2", "GPU-1"]
+
+
+def test_a_gpu_worker_takes_few_processors(two_gpus: None) -> None:
+    assert capabilities.capabilities("cuda").threads <= capabilities.GPU_THREADS
+
+
+def test_names_made_up_are_unique_and_say_what_and_where() -> None:
+    names = {capabilities.full_name(None, "cuda") for _ in range(5)}
+    assert len(names) > 1
+    assert all(name.startswith(f"gpu@{environment.describe('cpu', 1).host}.") for name in names)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a@b@c", "x/../y", "a\n"])
+def test_a_name_that_tools_would_trip_over_is_refused(name: str) -> None:
+    with pytest.raises(BadInput, match="not possible"):
+        capabilities.full_name(name, "cpu")

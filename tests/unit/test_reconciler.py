@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from farm.errors import Unreachable
+from results_store.store import Store, open_store
+from tests import factories
+from workers.reconciler import FIRST_PAUSE_S, LONGEST_PAUSE_S, Reconciler
+
+
+class Broker:
+    """Queues in memory."""
+
+    def __init__(self) -> None:
+        self.queues: dict[str, list[str]] = {}
+        self.sent: list[str] = []
+
+    def waiting(self, queues: Iterable[str]) -> Mapping[str, int]:
+        return {name: len(self.queues.get(name, [])) for name in queues}
+
+    def waiting_jobs(self, queue: str) -> set[str]:
+        return set(self.queues.get(queue, []))
+
+    def publish(self, job_ids_by_queue: Mapping[str, Sequence[str]]) -> int:
+        for name, jobs in job_ids_by_queue.items():
+            self.queues.setdefault(name, []).extend(jobs)
+            self.sent += jobs
+        return sum(map(len, job_ids_by_queue.values()))
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(f"sqlite:///{tmp_path / 'farm.db'}")
+    opened.register(factories.worker())
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def broker() -> Broker:
+    return Broker()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def reconciler(store: Store, broker: Broker, clock: Clock) -> Reconciler:
+    return Reconciler(store, broker, "cpu@alpha", 10.0, clock)
+
+
+def submit(store: Store, **fields: object) -> str:
+    return store.submit(factories.matrix(**fields), again=True).run_id
+
+
+def test_jobs_without_a_message_get_one(store: Store, broker: Broker, reconciler: Reconciler) -> None:
+    run = submit(store, repeats=3)
+    assert reconciler.step() == 3
+    assert broker.queues == {"cpu": [f"{run}.{number:06d}" for number in range(3)]}
+    assert reconciler.step() == 0
+
+
+def test_only_what_is_missing_is_sent(store: Store, broker: Broker, reconciler: Reconciler) -> None:
+    run = submit(store, repeats=3)
+    broker.queues["cpu"] = [f"{run}.000000", f"{run}.000002"]
+    assert reconciler.step() == 1
+    assert broker.sent == [f"{run}.000001"]
+
+
+def test_messages_of_jobs_that_are_done_count_because_they_serve_the_next_one(
+    store: Store, broker: Broker, reconciler: Reconciler
+) -> None:
+    submit(store, repeats=3)
+    broker.queues["cpu"] = ["old.000001", "old.000002", "old.000003"]
+    assert reconciler.step() == 0
+
+
+def test_a_lost_queue_is_filled_again(store: Store, broker: Broker, reconciler: Reconciler, clock: Clock) -> None:
+    submit(store, repeats=3)
+    reconciler.step()
+    broker.queues.clear()
+    clock.now += FIRST_PAUSE_S
+    assert reconciler.step() == 3
+
+
+def test_a_queue_that_no_living_worker_serves_gets_no_messages(
+    store: Store, broker: Broker, reconciler: Reconciler
+) -> None:
+    submit(store, devices=("cuda.h200",))
+    assert reconciler.step() == 0
+    store.register(factories.worker("gpu@alpha", queues=("gpu", "gpu.h200")))
+    assert reconciler.step() == 1
+    assert list(broker.queues) == ["gpu.h200"]
+
+
+def test_a_job_that_no_worker_takes_is_sent_ever_more_rarely(
+    store: Store, broker: Broker, reconciler: Reconciler, clock: Clock
+) -> None:
+    submit(store, threads=64)
+    sent_at = []
+    for _ in range(360):
+        if reconciler.step():
+            sent_at.append(clock.now)
+        broker.queues.clear()  # a worker took the message and skipped it
+        clock.now += 10
+    gaps = [later - earlier for earlier, later in itertools.pairwise(sent_at)]
+    assert gaps[:4] == [10, 20, 40, 80]
+    assert max(gaps) <= LONGEST_PAUSE_S
+    assert len(sent_at) < 15
+
+
+def test_a_queue_is_filled_up_to_the_window(store: Store, broker: Broker, reconciler: Reconciler) -> None:
+    submit(store, repeats=1000, batch_sizes=(1, 2))
+    assert reconciler.step() == 1000
+    assert reconciler.step() == 0
+    del broker.queues["cpu"][:100]
+    for _ in range(100):
+        assert store.claim("cpu@alpha", None) is not None
+    assert reconciler.step() == 100
+    assert len(set(broker.queues["cpu"])) == 1000
+
+
+def test_only_one_of_many_reconcilers_works_on_the_store(
+    store: Store, broker: Broker, reconciler: Reconciler
+) -> None:
+    submit(store, repeats=3)
+    store.register(factories.worker("other@alpha"))
+    other = Reconciler(store, broker, "other@alpha", 10.0)
+    assert (reconciler.step(), other.step()) == (3, 0)
+    broker.queues.clear()
+    assert other.step() == 0
+
+
+def test_a_broker_that_is_away_keeps_no_worker_from_being_alive(
+    store: Store, broker: Broker, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(store)
+
+    def away(_: object) -> Mapping[str, int]:
+        raise Unreachable("away")
+
+    monkeypatch.setattr(broker, "waiting", away)
+    store.deregister("cpu@alpha")
+    store.register(factories.worker())
+    with pytest.raises(Unreachable):
+        reconciler.step()
+    assert [worker.id for worker in store.workers()] == ["cpu@alpha"]
