@@ -30,7 +30,7 @@ def stepped(by: float) -> Samples:
     )
 
 
-TRIPS = {
+TRIPS: dict[str, tuple[dict[str, Any], str, Level]] = {
     "another provider": ({"evidence": {"provider_asked": "CUDA", "provider": "CPU"}}, "fallback", Level.INVALID),
     "another dtype": ({"evidence": {"dtype_asked": "bfloat16", "dtype": "float32"}}, "fallback", Level.INVALID),
     "no dtype seen": ({"evidence": {"dtype_asked": "bfloat16"}}, "fallback", Level.INVALID),
@@ -46,7 +46,7 @@ TRIPS = {
     "NaN": ({"accuracy": factories.accuracy(finite=False)}, "implausible", Level.INVALID),
 }
 
-PASSES = {
+PASSES: dict[str, dict[str, Any]] = {
     "as asked": {
         "evidence": {
             "provider_asked": "CPU",
