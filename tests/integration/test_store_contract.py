@@ -7,6 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from alembic.migration import MigrationContext
 
 from farm.errors import BadInput, FarmError, Unreachable
 from farm.measurement import Outcome
-from results_store import schema
+from results_store import claiming, schema
 from results_store.database import Database
 from results_store.store import Claim, Ending, Lease, Reconciled, State, Store, open_store
 from results_store.values import MAX_FAILURES, MAX_LOG_BYTES, MAX_LOSSES
@@ -388,6 +389,29 @@ def test_a_worker_whose_heartbeat_stopped_holds_no_cell(store: Store) -> None:
     assert [worker.id for worker in store.workers()] == ["cpu@beta"]
     assert len(store.workers(alive_only=False)) == 2
     assert claimed(store, "cpu@beta")
+
+
+def test_two_classes_that_claim_repeats_of_one_cell_at_once_do_not_both_get_it() -> None:
+    # on SQLite the write lock leaves no such moment
+    with databases.postgresql() as url, closing(open_store(url)) as store, ThreadPoolExecutor() as pool:
+        store.register(factories.worker())
+        store.register(factories.worker("cpu@beta", environment=OTHER))
+        store.submit(factories.matrix(repeats=2))
+        with store._database.writing() as connection:
+            assert claiming.claim(connection, "cpu@alpha", None, 30.0) is not None
+            other = pool.submit(store.claim, "cpu@beta")
+            wait_for_a_blocked_transaction(store)
+        assert other.result(timeout=30) is None
+
+
+def wait_for_a_blocked_transaction(store: Store) -> None:
+    deadline = time.monotonic() + 30
+    blocked = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    while time.monotonic() < deadline:
+        with store._database.reading() as connection:
+            if connection.scalar(blocked):
+                return
+    raise AssertionError("nobody waits")
 
 
 # ---- ending
