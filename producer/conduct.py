@@ -11,6 +11,7 @@ from farm.errors import BadInput
 from farm.settings import Settings
 from farm.spec import Matrix
 from producer import local, progress, results, seats, show, submit
+from results_store.collate import collate, export
 from results_store.store import Store
 from results_store.values import RunInfo, State, Submission
 
@@ -159,8 +160,8 @@ def _already(desk: Desk, run: RunInfo, output: Path | None) -> int:
 def _hand_over(desk: Desk, run_id: str, output: Path | None) -> int:
     """Prints the results and writes the CSV; its path is the last line."""
     ended = desk.store.progress(run_id)
-    rows = results.rows(desk.store, run_id)
-    path = results.write(rows, output or RESULTS / run_id)
+    rows = collate(desk.store, run_id)
+    path = export(rows, output or RESULTS / run_id)
     desk.say(results.table(rows))
     for label, outcome, reason in ended.failures:
         desk.say(f"{label}: {outcome}: {progress.one_line(reason)}")

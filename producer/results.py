@@ -1,25 +1,53 @@
-"""The results of a run: a table for the terminal and the CSV."""
+"""The results of a run as a table for the terminal: what most people look for first. The CSV has the rest."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
 
 from rich.table import Table
+from rich.text import Text
 
-from results_store.store import Store
+from results_store.collate import Row
 
-
-def rows(store: Store, run_id: str) -> list[Any]:
-    """One per cell and environment."""
-    return []
-
-
-def write(found: list[Any], folder: Path) -> Path:
-    """Writes the CSV; its path."""
-    return folder
+_MIB = 1 << 20
+_STYLES = {"VALID": "green", "SUSPECT": "yellow", "INVALID": "red"}
 
 
-def table(found: list[Any]) -> Table:
-    """What most people look for first."""
-    return Table()
+def table(rows: Iterable[Row]) -> Table:
+    """One line per cell and environment, in the order of the matrix."""
+    found = Table(box=None, pad_edge=False)
+    found.add_column("variant", overflow="fold")
+    for name in ("batch size", "device", "latency ms", "samples/s", "top-1 %", "size MiB"):
+        found.add_column(name, justify="left" if name == "device" else "right")
+    found.add_column("outcome")
+    for row in rows:
+        found.add_row(*_figures(row), _outcome(row))
+    return found
+
+
+def _figures(row: Row) -> list[Text]:
+    figures = row.figures
+    values = [row.cell.variant, str(row.cell.batch_size), row.cell.device]
+    if figures is None:
+        values += ["", "", "", ""]
+    else:
+        values += [
+            _number(figures.device.p50, 1e3, 3),
+            _number(figures.throughput, 1, 1),
+            _number(None if figures.top1 is None else figures.top1.value, 100, 2),
+            _number(figures.model_size_bytes, 1 / _MIB, 2),
+        ]
+    return [Text(value) for value in values]
+
+
+def _outcome(row: Row) -> Text:
+    """The verdict of what was measured, with its reasons where it is not valid; else how it ended, and why."""
+    if row.verdict is None:
+        return Text(": ".join(part for part in (row.outcome, " ".join(row.reason.split())) if part))
+    level = str(row.verdict.level)
+    reasons = ", ".join(map(str, row.verdict.reasons))
+    return Text(" ".join([level, *([f"({reasons})"] if reasons else [])]), style=_STYLES.get(level.upper(), ""))
+
+
+def _number(value: float | None, scale: float, digits: int) -> str:
+    return "" if value is None else f"{value * scale:.{digits}f}"

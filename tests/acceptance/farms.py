@@ -9,7 +9,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,24 +48,20 @@ class Farm:
         own = {"FARM_DATA_DIR": str(self.folder / "farm"), "FARM_LOCK_DIR": str(self.folder / "locks")}
         return {**clean, **own, **self.variables}
 
-    def start(self, module: str, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    @contextmanager
+    def started(self, module: str, *arguments: str) -> Iterator[Process]:
+        """A command that runs; interrupted where it still does at the end."""
+        process = Process([sys.executable, "-m", module, *arguments], self.environment)
+        try:
+            yield process
+        finally:
+            process.send(signal.SIGINT)
+            process.ended(within_s=60)
 
-    def run(self, module: str, *arguments: str, within_s: float = 400) -> tuple[int, str]:
+    def run(self, module: str, *arguments: str) -> tuple[int, str]:
         """Exit code and everything printed."""
-        with self.start(module, *arguments) as process:
-            try:
-                output, _ = process.communicate(timeout=within_s)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGINT)
-                output, _ = process.communicate()
-        return process.returncode, output
+        with self.started(module, *arguments) as process:
+            return process.ended(), process.said
 
     @contextmanager
     def store(self) -> Iterator[Store]:
@@ -100,17 +97,47 @@ class Farm:
             return False
 
 
+class Process:
+    """A running command and what it has said so far."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.said = ""
+        self._process = subprocess.Popen(
+            command, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self.pid = self._process.pid
+        # One processor, before it has looked how many there are: workers take turns for it, and what a
+        # measurement costs does not depend on who else is at work on this host.
+        os.sched_setaffinity(self.pid, {max(os.sched_getaffinity(0))})
+        self._reader = threading.Thread(target=self._listen)
+        self._reader.start()
+
+    def until_said(self, text: str) -> None:
+        eventually(lambda: text in self.said or self._process.poll() is not None, within_s=60)
+        assert text in self.said, self.said
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def ended(self, within_s: float = 400) -> int:
+        """Its exit code, once it has ended and everything that it said is heard."""
+        code = self._process.wait(timeout=within_s)
+        self._reader.join()
+        return code
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                self.said += line
+
+
 @contextmanager
 def worker(farm: Farm, name: str) -> Iterator[None]:
     """A worker for the CPU that serves, until the end."""
-    process = farm.start("workers", "--device", "cpu", "--name", name)
-    try:
-        with farm.store() as store:
-            eventually(lambda: any(w.id.startswith(f"{name}@") for w in store.workers()), within_s=60)
+    with farm.started("workers", "--device", "cpu", "--name", name) as process:
+        process.until_said("ready: ")
         yield
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
 
 
 def table(path: Path) -> list[dict[str, str]]:

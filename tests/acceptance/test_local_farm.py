@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import signal
-import subprocess
-import threading
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,44 +46,33 @@ def submit(farm: Farm, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     farm = Farm(folder=tmp_path_factory.mktemp("local"))
-    process = farm.start("producer", *submit(farm))
-    output = Output(process)
-    eventually(lambda: "Flower: " in output.text, within_s=60)
+    with farm.started("producer", *submit(farm)) as process:
+        process.until_said("Flower: ")
+        run_id = until_running(farm)
+        url = re.search(r"Flower: (\S+)", process.said)
+        assert url is not None
+        shown = asked(url[1], "api/workers?refresh=true")
+        assert process.ended() == 0, process.said
+    csv = farm.folder / "results" / "benchmark_results.csv"
+    return Ended(farm=farm, run_id=run_id, csv=csv, output=process.said, workers_shown=shown)
+
+
+def until_running(farm: Farm) -> str:
+    """The newest run's id, once a job of it is running."""
     with farm.store() as store:
         eventually(lambda: store.runs() and store.progress("latest").running, within_s=120)
-        run_id = store.run("latest").run_id
-    url = re.search(r"Flower: (\S+)", output.text)
-    assert url is not None
-    shown = asked(url[1], "api/workers?refresh=true")
-    assert process.wait(timeout=400) == 0, output.text
-    output.reader.join()
-    csv = farm.folder / "results" / "benchmark_results.csv"
-    return Ended(farm=farm, run_id=run_id, csv=csv, output=output.text, workers_shown=shown)
-
-
-class Output:
-    """What a process prints, gathered while it runs."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.text = ""
-        self._process = process
-        self.reader = threading.Thread(target=self._gather)
-        self.reader.start()
-
-    def _gather(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as lines:
-            for line in lines:
-                self.text += line
+        return store.run("latest").run_id
 
 
 def asked(url: str, path: str) -> dict[str, Any]:
+    """Flower's answer, with the credentials of its URL."""
     parts = urlsplit(url)
-    password = urllib.request.HTTPPasswordMgrWithDefaultRealm()
-    bare = f"http://{parts.hostname}:{parts.port}/"
-    password.add_password(None, bare, parts.username or "", parts.password or "")
-    handlers = (urllib.request.ProxyHandler({}), urllib.request.HTTPBasicAuthHandler(password))
-    with urllib.request.build_opener(*handlers).open(bare + path, timeout=20) as answer:
+    credentials = base64.b64encode(f"{parts.username}:{parts.password}".encode()).decode()
+    request = urllib.request.Request(
+        f"http://{parts.hostname}:{parts.port}/{path}", headers={"Authorization": f"Basic {credentials}"}
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=20) as answer:
         return dict(json.loads(answer.read()))
 
 
@@ -153,51 +141,57 @@ def running_with_some_done(farm: Farm) -> Callable[[], bool]:
 def test_an_interrupted_run_leaves_nothing_and_goes_on_with_the_same_command(
     ended: Ended, number: signal.Signals
 ) -> None:
-    command = submit(ended.farm, "--batch-sizes", "3,4", "--seed", str(int(number)), "--again")
-    process = ended.farm.start("producer", *command)
-    output = Output(process)
-    eventually(lambda: "Run " in output.text, within_s=60)
-    eventually(running_with_some_done(ended.farm), within_s=200)
-    process.send_signal(number)
-    assert process.wait(timeout=60) == 130
-    output.reader.join()
-    assert "resume" in output.text
-    ended.farm.assert_nothing_is_left()
-    with ended.farm.store() as store:
+    farm = ended.farm
+    command = submit(farm, "--batch-sizes", "3,4", "--seed", str(int(number)), "--again")
+    with farm.started("producer", *command) as process:
+        process.until_said("Flower: ")
+        eventually(running_with_some_done(farm), within_s=200)
+        process.send(number)
+        assert process.ended(within_s=60) == 130
+    assert "resume" in process.said
+    farm.assert_nothing_is_left()
+    with farm.store() as store:
         interrupted = store.run("latest")
     assert not interrupted.finished
     assert State.RUNNING not in interrupted.states
 
-    code, text = ended.farm.run("producer", *command[:-1])
+    code, text = farm.run("producer", *command[:-1])
     assert code == 0, text
-    with ended.farm.store() as store:
+    with farm.store() as store:
         assert store.run("latest").run_id == interrupted.run_id
-    outcomes = [row.outcome for row in ended.farm.attempts(interrupted.run_id)]
+    outcomes = [row.outcome for row in farm.attempts(interrupted.run_id)]
     assert outcomes.count("ok") == 4
     assert set(outcomes) == {"ok", "lost"}
 
 
 def test_a_second_producer_says_who_is_measuring_and_disturbs_nothing(ended: Ended) -> None:
-    first = ended.farm.start("producer", *submit(ended.farm, "--batch-sizes", "5"))
-    output = Output(first)
-    eventually(lambda: "Flower: " in output.text, within_s=60)
-    code, text = ended.farm.run("producer", *submit(ended.farm, "--batch-sizes", "5"))
-    assert code == 2
-    assert f"process {first.pid}" in text
-    assert first.wait(timeout=400) == 0
-    output.reader.join()
+    command = submit(ended.farm, "--batch-sizes", "5")
+    with ended.farm.started("producer", *command) as first:
+        first.until_said("Flower: ")
+        code, text = ended.farm.run("producer", *command)
+        assert code == 2
+        assert f"process {first.pid}" in text
+        assert first.ended() == 0, first.said
     ended.farm.assert_nothing_is_left()
 
 
 def test_a_worker_that_is_killed_is_started_again_and_the_run_ends_well(ended: Ended) -> None:
-    process = ended.farm.start("producer", *submit(ended.farm, "--batch-sizes", "6"))
-    output = Output(process)
-    eventually(lambda: "Flower: " in output.text, within_s=60)
-    with ended.farm.store() as store:
-        eventually(lambda: store.progress("latest").running, within_s=120)
-        [worker] = store.workers()
-    psutil.Process(worker.pid).kill()
-    assert process.wait(timeout=400) == 0, output.text
-    output.reader.join()
-    assert "It is started again" in output.text
+    with ended.farm.started("producer", *submit(ended.farm, "--batch-sizes", "6")) as process:
+        process.until_said("Flower: ")
+        until_running(ended.farm)
+        with ended.farm.store() as store:
+            [worker] = [w for w in store.workers() if psutil.pid_exists(w.pid)]
+        psutil.Process(worker.pid).kill()
+        assert process.ended() == 0, process.said
+    assert "It is started again" in process.said
     ended.farm.assert_nothing_is_left()
+
+
+def test_a_producer_that_is_killed_takes_its_farm_with_it(ended: Ended) -> None:
+    with ended.farm.started("producer", *submit(ended.farm, "--batch-sizes", "7")) as process:
+        process.until_said("Flower: ")
+        until_running(ended.farm)
+        process.send(signal.SIGKILL)
+        process.ended()
+    eventually(lambda: ended.farm.processes() == [])
+    assert ended.farm.held_locks() == []
