@@ -2,7 +2,7 @@
 
 An artifact is a folder `<kind>-<key>` with its files and a `manifest.json` of their digests. A build
 happens in a folder beside it that is renamed when it is complete; a lock per artifact makes others wait.
-A build that failed for good leaves `<kind>-<key>.failed.json`, so that no repeat tries it again.
+A build that failed in the library leaves `<kind>-<key>.failed.json`, so that no repeat tries it again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from farm.errors import BadInput, CorruptArtifact, FarmError, OutOfMemory, Unsupported
+from farm.errors import CorruptArtifact, FarmError
 
 MANIFEST = "manifest.json"
 
@@ -62,7 +62,7 @@ class ArtifactCache:
 
         Raises:
             CorruptArtifact: it is not there, or a file is not what was written.
-            Unsupported, FarmError: its build failed earlier, with the reason from then.
+            FarmError: its build failed earlier, with the reason from then.
         """
         self._raise_failure(key)
         folder = self.root / key
@@ -98,18 +98,14 @@ class ArtifactCache:
             (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
             shutil.rmtree(self.root / key, ignore_errors=True)
             folder.replace(self.root / key)
-        except (OSError, MemoryError, BadInput, OutOfMemory):
-            raise  # may well succeed another time
+        except (OSError, MemoryError, FarmError):
+            raise  # the user or the operator can mend it: it may well succeed another time
         except Exception as error:
-            reason = str(error) if isinstance(error, FarmError) else f"{type(error).__name__}: {error}"
-            self._remember(key, unsupported=isinstance(error, Unsupported), reason=reason)
+            self._failure(key).write_text(json.dumps({"reason": f"{type(error).__name__}: {error}"}))
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return self.get(key), spent
-
-    def _remember(self, key: str, *, unsupported: bool, reason: str) -> None:
-        self._failure(key).write_text(json.dumps({"unsupported": unsupported, "reason": reason}))
 
     def _failure(self, key: str) -> Path:
         return self.root / f"{key}.failed.json"
@@ -118,9 +114,8 @@ class ArtifactCache:
         file = self._failure(key)
         if not file.is_file():
             return
-        failure = json.loads(file.read_text())
-        reason = f"{failure['reason']} (remembered from an earlier build; delete {file} to try again)"
-        raise Unsupported(reason) if failure["unsupported"] else FarmError(reason)
+        reason = json.loads(file.read_text())["reason"]
+        raise FarmError(f"Building it failed before: {reason}. Delete {file} to try again.")
 
     @contextmanager
     def _lock(self, key: str) -> Iterator[None]:

@@ -113,7 +113,10 @@ def _gpu(uuid: str | None) -> tuple[str, str, str]:
     gpus = nvml.gpus()
     found = next((gpu for gpu in gpus if uuid in (None, gpu.uuid)), None)
     if found is None:
-        raise BadInput(f"No NVIDIA GPU {uuid or ''} on this host. Possible here: cpu.")
+        asked = "NVIDIA GPU" if uuid is None else f"GPU {uuid}"
+        raise BadInput(
+            f"There is no {asked} on this host. Possible here: {', '.join(['cpu', *(g.uuid for g in gpus)])}."
+        )
     return found.name, found.uuid, found.driver
 
 

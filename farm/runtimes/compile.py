@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from farm.errors import Unsupported
 from farm.runtimes import Session, Support, Workload
 
 SUPPORT = Support(
@@ -28,12 +29,18 @@ def build(workload: Workload, folder: Path) -> Mapping[str, Any]:
     """Exports the whole graph (there are no graph breaks: export refuses them) and compiles it."""
     import torch
     import torch._inductor
+    from torch._inductor import cpp_builder
+    from torch._inductor.exc import InvalidCxxCompiler
 
-    from farm.runtimes import _torch
+    from farm import torch_session
 
-    model = _torch.prepared(workload, cache_casts=False)
+    try:
+        cpp_builder.get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise Unsupported("compile needs a C++ compiler: apt-get install g++") from error
+    model = torch_session.prepared(workload, cache_casts=False)
     with torch.no_grad():
-        program = torch.export.export(model, (_torch.example(workload),))
+        program = torch.export.export(model, (torch_session.example(workload),))
         torch._inductor.aoti_compile_and_package(
             program, package_path=str(folder / FILE), inductor_configs={"freezing": True}
         )
@@ -45,12 +52,12 @@ def load(workload: Workload, folder: Path | None) -> Session:
     import torch
     import torch._inductor
 
-    from farm.runtimes import _torch
+    from farm import torch_session
 
     assert folder is not None
     package = torch._inductor.aoti_load_package(str(folder / FILE))
 
-    class CompiledSession(_torch.TorchSession):
+    class CompiledSession(torch_session.TorchSession):
         """A compiled graph."""
 
         def evidence(self, on_device: torch.Tensor) -> Mapping[str, Any]:
@@ -58,7 +65,7 @@ def load(workload: Workload, folder: Path | None) -> Session:
             watch = self.watch(on_device)
             uncompiled = watch.dtypes(*UNCOMPILED)
             return {
-                "dtype_asked": _torch.asked_dtype(workload),
+                "dtype_asked": torch_session.asked_dtype(workload),
                 "dtype": next(iter(watch.dtypes("empty")), "none seen"),
                 "buffers": watch.dtypes("empty"),
                 "compiled": not uncompiled,

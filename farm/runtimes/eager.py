@@ -16,6 +16,6 @@ SUPPORT = Support(
 
 def load(workload: Workload, folder: Path | None) -> Session:
     """The model itself."""
-    from farm.runtimes import _torch
+    from farm import torch_session
 
-    return _torch.TorchSession(workload, _torch.prepared(workload))
+    return torch_session.TorchSession(workload, torch_session.prepared(workload))

@@ -19,7 +19,8 @@ SUPPORT = Support(
 )
 
 FILE = "model.onnx"
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+CPU = "CPUExecutionProvider"
+PROVIDERS = {"cpu": CPU, "cuda": "CUDAExecutionProvider"}
 
 
 def build(workload: Workload, folder: Path) -> Mapping[str, Any]:
@@ -85,7 +86,7 @@ class OnnxSession:
         self.runtime = onnxruntime
         self.session = onnxruntime.InferenceSession(str(file), self._options(), providers=[provider])
         self.binding = self.session.io_binding()
-        self.on = "cuda" if self.session.get_providers()[0] != PROVIDERS["cpu"] else "cpu"
+        self.on = "cpu" if self.session.get_providers()[0] == CPU else "cuda"
         self.binding.bind_output("logits", self.on)
 
     def _options(self) -> Any:

@@ -27,11 +27,13 @@ def build(workload: Workload, folder: Path) -> Mapping[str, Any]:
     """Traces and freezes the model: constants folded, batch norms folded into convolutions."""
     import torch
 
-    from farm.runtimes import _torch
+    from farm import torch_session
 
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        traced = torch.jit.trace(_torch.prepared(workload, cache_casts=False), _torch.example(workload))
+        traced = torch.jit.trace(
+            torch_session.prepared(workload, cache_casts=False), torch_session.example(workload)
+        )
         frozen = torch.jit.freeze(traced)
     frozen.save(str(folder / FILE))
     kinds = Counter(node.kind() for node in frozen.graph.nodes())
@@ -42,14 +44,14 @@ def load(workload: Workload, folder: Path | None) -> Session:
     """The frozen graph from its file."""
     import torch
 
-    from farm.runtimes import _torch
+    from farm import torch_session
 
     assert folder is not None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         module = torch.jit.load(str(folder / FILE), map_location=workload.device)
 
-    class ScriptSession(_torch.TorchSession):
+    class ScriptSession(torch_session.TorchSession):
         """A TorchScript graph."""
 
         def evidence(self, on_device: torch.Tensor) -> Mapping[str, Any]:

@@ -416,3 +416,18 @@ def listening(server: RedisServer) -> Iterator[list[dict[str, Any]]]:
         yield events
         receiver.should_stop = True
         thread.join(10)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3.0])
+def test_a_worker_whose_broker_is_gone_stops_on_one_signal_after_its_job(farm: Farm, seconds: float) -> None:
+    worker = farm.worker()
+    farm.submit(1, seconds=seconds)
+    eventually(farm.measured)
+    farm.server.stop()
+    try:
+        eventually(lambda: "Cannot connect to redis" in worker.log)
+        assert worker.stop(within_s=20) == 0
+    finally:
+        farm.server.start()
+    assert farm.store.workers() == []
+    assert [found.outcome for found in farm.results()] == [Outcome.OK]

@@ -1,0 +1,48 @@
+# What CI and people run. Everything happens in .venv and .farm of this folder.
+
+PYTHON ?= python3
+OUTPUT ?= results
+MATRIX ?= matrices/densenet121-cpu.toml
+BIN := .venv/bin
+
+.PHONY: help setup setup-dev benchmark test check format lint types clean
+
+help:  ## Show this list.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: .venv/.ready  ## Make .venv with all that the farm runs on.
+
+setup-dev: .venv/.ready-dev  ## The same, and what the tests need.
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 13)' 2>/dev/null \
+		|| { echo "The farm needs Python 3.11 to 3.13. Say which: make PYTHON=python3.11 ..." >&2; exit 2; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "Missing venv: apt-get install python3-venv" >&2; exit 2; }
+
+.venv/.ready: requirements.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/.ready-dev: requirements-dev.txt .venv/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+benchmark: setup  ## Measure the DenseNet-121 matrix here; the CSV is results/benchmark_results.csv.
+	$(BIN)/python -m producer submit-matrix --matrix $(MATRIX) --local --wait --output-dir $(OUTPUT)
+
+test: setup-dev  ## Run all tests.
+	$(BIN)/python -m pytest
+
+check: setup-dev format lint types test  ## What CI runs: format, lint, types, tests.
+
+format: setup-dev
+	$(BIN)/ruff format --check .
+
+lint: setup-dev
+	$(BIN)/ruff check .
+
+types: setup-dev
+	$(BIN)/mypy
+
+clean:  ## Remove the environment and all data of the farm (results/ stays).
+	rm -rf .venv .farm .mypy_cache .pytest_cache .ruff_cache

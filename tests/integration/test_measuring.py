@@ -1,0 +1,263 @@
+"""Measuring for real, on the smallest model: what is stored is what happened, and no evidence is a constant."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from farm import building, measuring, runtimes
+from farm.errors import OutOfMemory, Unsupported
+from farm.measurement import Measurement
+from farm.runtimes import compile as compile_runtime
+from farm.runtimes import onnxruntime as onnx_runtime
+from farm.settings import Settings
+from farm.spec import JobSpec, Protocol, job
+from farm.verdict import judge
+
+ROOT = Path(__file__).resolve().parents[2]
+PROTOCOL = Protocol(
+    name="test",
+    warmup_min_s=0.0,
+    warmup_max_s=0.1,
+    min_s=0.05,
+    max_s=0.1,
+    target_half_width=5,
+    accuracy_samples=96,
+)
+
+WRONG = '''
+"""A runtime whose answers are wrong."""
+
+from farm.runtimes import Support
+
+SUPPORT = Support(summary="wrong answers")
+
+
+def load(workload, folder):
+    from farm import torch_session
+
+    model = torch_session.prepared(workload)
+    return torch_session.TorchSession(workload, lambda images: -model(images))
+'''
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings(data_dir=tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def measure(settings: Settings) -> Any:
+    def _measure(recipe: str = "baseline", **fields: Any) -> Measurement:
+        spec = small(recipe, **fields)
+        building.build(spec, settings)
+        return measuring.measure_here(spec, settings)
+
+    return _measure
+
+
+@pytest.fixture
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of runtimes outside the project."""
+    folder = tmp_path / "plugins/farm/runtimes"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(runtimes, "__path__", [*runtimes.__path__, str(folder)])
+    yield folder
+    for name in [name for name in sys.modules if name.startswith("farm.runtimes.") and "wrong" in name]:
+        del sys.modules[name]
+
+
+def small(recipe: str = "baseline", **fields: Any) -> JobSpec:
+    given = {"model": "resnet18", "image_size": 32, "batch_size": 4, "protocol": PROTOCOL, **fields}
+    return job(recipe=recipe, **given)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "baseline",
+        "channels_last",
+        "amp",
+        "channels_last+amp",
+        "torchscript",
+        "channels_last+amp+torchscript",
+        "onnxruntime",
+        "channels_last+onnxruntime",
+        "compile",
+        "system_malloc",
+    ],
+)
+def test_every_recipe_runs_agrees_with_fp32_and_proves_it(recipe: str, measure: Any) -> None:
+    found = measure(recipe)
+    assert [r for r in judge(found).reasons if r.code == "fallback"] == []
+    assert found.accuracy.agreeing / found.accuracy.samples > 0.95
+    assert found.accuracy.top1_correct / found.accuracy.samples > 0.8
+    assert found.evidence["dtype"] == found.evidence["dtype_asked"]
+    assert ("bfloat16" in found.evidence["dtype"]) == ("amp" in recipe)
+    assert found.evidence["channels_last"] == ("channels_last" in recipe)
+    assert (found.build_s is not None) == any(name in recipe for name in ("torchscript", "onnx", "compile"))
+
+
+def test_device_and_end_to_end_are_sampled_apart(measure: Any) -> None:
+    found = measure()
+    assert len(found.samples.device_ns) >= 11
+    assert len(found.samples.end_to_end_ns) >= 11
+    assert found.samples.device_ns != found.samples.end_to_end_ns
+    assert found.first_call_s > 0
+    assert found.memory.peak_bytes > found.memory.floor_bytes
+    assert found.started_at < found.ended_at
+
+
+def test_a_measurement_survives_json(measure: Any) -> None:
+    found = measure()
+    assert Measurement.model_validate_json(found.model_dump_json()) == found
+
+
+def test_amp_says_whether_the_processor_has_bfloat16(measure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("farm.devices.cpu.has_bf16", lambda: False)
+    assert measure("amp").evidence["amp"] == "emulated"
+
+
+def test_a_runtime_with_wrong_answers_shows_a_low_top_1(measure: Any, plugins: Path) -> None:
+    (plugins / "wrong.py").write_text(WRONG)
+    found = measure("wrong")
+    assert found.accuracy.top1_correct / found.accuracy.samples < 0.1
+    assert found.accuracy.agreeing / found.accuracy.samples < 0.1
+
+
+def test_a_compile_that_silently_ran_eager_is_invalid(measure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from farm.torch_session import prepared
+
+    real = compile_runtime.load
+
+    def load(workload: Any, folder: Path | None) -> Any:
+        session = real(workload, folder)
+        session.run = torch.inference_mode()(prepared(workload))  # type: ignore[method-assign]
+        return session
+
+    monkeypatch.setattr(compile_runtime, "load", load)
+    verdict = judge(measure("compile"))
+    assert verdict.level == "INVALID"
+    assert any(reason.code == "fallback" and "compil" in str(reason) for reason in verdict.reasons)
+
+
+def test_a_provider_that_fell_back_to_the_cpu_is_invalid(measure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_runtime, "PROVIDERS", {"cpu": "CUDAExecutionProvider"})
+    verdict = judge(measure("onnxruntime"))
+    assert verdict.level == "INVALID"
+    assert any(reason.code == "fallback" and "CUDAExecutionProvider" in str(reason) for reason in verdict.reasons)
+
+
+def test_autocast_that_did_not_happen_is_invalid(measure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("farm.torch_session.Autocast.forward", lambda self, images: self.model(images))
+    verdict = judge(measure("amp"))
+    assert verdict.level == "INVALID"
+    assert any(reason.code == "fallback" and "bfloat16" in str(reason) for reason in verdict.reasons)
+
+
+def test_synthetic_states_agreement_and_no_accuracy(measure: Any) -> None:
+    found = measure("channels_last", dataset="synthetic", image_size=32)
+    assert found.accuracy.top1_correct is None
+    assert found.accuracy.agreeing > 0
+    assert "no real labels" in found.missing["accuracy_top1"]
+
+
+def test_corrupt_weights_are_noticed_and_made_anew(settings: Settings, measure: Any) -> None:
+    measure()
+    weights = next(settings.artifacts.glob(f"weights-*/{building.WEIGHTS}"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    here = building.environment_of(small(), settings)
+    with pytest.raises(Exception, match="corrupt"):
+        building.materials(small(), settings, here)
+    assert "corrupt" in measure().evidence["rebuilt_because"]
+
+
+def test_a_gpu_recipe_without_a_gpu_is_unsupported_or_refused(measure: Any, plugins: Path) -> None:
+    text = WRONG.replace('summary="wrong answers"', 'summary="x", devices=("cuda",)')
+    (plugins / "wrong_cuda.py").write_text(text)
+    with pytest.raises(Unsupported, match="runs on cuda, not on cpu"):
+        measure("wrong_cuda")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("x"), RuntimeError("DefaultCPUAllocator: can't allocate memory"), RuntimeError("bad_alloc")],
+)
+def test_memory_that_ran_out_is_told_apart(error: Exception) -> None:
+    with pytest.raises(OutOfMemory), measuring.memory_errors():
+        raise error
+
+
+def test_inputs_are_distinct_and_of_the_batch_size(settings: Settings) -> None:
+    spec = small(batch_size=40)
+    inputs = measuring.distinct_inputs(building.test_part(spec, settings), spec)
+    assert {array.shape for array in inputs} == {(40, 3, 32, 32)}
+    assert len({array.tobytes() for array in inputs}) == len(inputs) == 8
+    assert all(array.dtype == np.float32 for array in inputs)
+
+
+def _farm(*arguments: str, plugins: Path | None = None, data: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "FARM_DATA_DIR": str(data)}
+    if plugins is not None:
+        environment["PYTHONPATH"] = str(plugins)
+    command = [sys.executable, "-m", "farm", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_runtime_of_the_documentation_works_as_printed(settings: Settings, tmp_path: Path) -> None:
+    page = (ROOT / "docs/adding-a-runtime.md").read_text()
+    match = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert match is not None
+    folder = tmp_path / "farm/runtimes"
+    folder.mkdir(parents=True)
+    (folder / "folded.py").write_text(match[1])
+    arguments = ["measure", "--model", "resnet18", "--image-size", "32", "--recipe", "folded+channels_last"]
+    done = _farm(*arguments, plugins=tmp_path, data=settings.data_dir)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert summary["model_variant"] == "resnet18_channels_last+folded"
+    assert summary["evidence"]["batch_norms"] == 0
+    assert summary["accuracy"]["agreement_top1"] > 0.99
+
+
+def test_the_command_prints_a_table_and_one_json_object_on_the_last_line(settings: Settings) -> None:
+    done = _farm(
+        "measure", "--model", "resnet18", "--image-size", "32", "--batch-size", "2", data=settings.data_dir
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    for figure in ("device", "end_to_end"):
+        assert list(summary["latency_s"][figure]) == ["mean", "std", "min", "p50", "p90", "p95", "p99"]
+    assert "resnet18_baseline, batch 2" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--recipe", "chanels_last"], "Did you mean 'channels_last'"),
+        (["--batch-size", "abc"], "given: 'abc'"),
+        (["--model", "densenet12"], "Did you mean 'densenet121'"),
+        (["--dataset", "digit"], "Did you mean 'digits'"),
+        (["--device", "tpu"], "Unknown device 'tpu'"),
+        (["--protocol", "quik"], "quick"),
+    ],
+)
+def test_bad_input_ends_with_2_and_no_traceback(arguments: list[str], part: str, tmp_path: Path) -> None:
+    done = _farm("measure", *arguments, data=tmp_path / "data")
+    assert done.returncode == 2
+    assert part in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "data").exists()

@@ -1,0 +1,122 @@
+"""The artifact cache: whole or not at all, built once, checked, and honest about failures."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from farm.artifacts import ArtifactCache, key_of
+from farm.errors import CorruptArtifact, FarmError, Unsupported
+
+KEY = key_of("model", {"a": 1})
+
+
+def write(folder: Path) -> Mapping[str, Any]:
+    (folder / "model.bin").write_bytes(b"12345")
+    (folder / "weights.bin").write_bytes(b"678")
+    return {"opset": 20}
+
+
+def refuse(folder: Path) -> Mapping[str, Any]:
+    raise AssertionError("built again")
+
+
+def test_an_artifact_is_built_once_and_found_afterwards(tmp_path: Path) -> None:
+    cache = ArtifactCache(tmp_path)
+    assert not cache.has(KEY)
+    built, spent = cache.ensure(KEY, write)
+    assert spent > 0
+    assert cache.has(KEY)
+    found, again = cache.ensure(KEY, refuse)
+    assert again == 0.0
+    assert found == built == cache.get(KEY)
+
+
+def test_its_size_is_that_of_all_its_files_together(tmp_path: Path) -> None:
+    artifact, _ = ArtifactCache(tmp_path).ensure(KEY, write)
+    assert artifact.size_bytes == 8
+
+
+def test_a_build_that_is_cut_short_leaves_nothing(tmp_path: Path) -> None:
+    def interrupted(folder: Path) -> Mapping[str, Any]:
+        write(folder)
+        raise KeyboardInterrupt
+
+    cache = ArtifactCache(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        cache.ensure(KEY, interrupted)
+    assert not cache.has(KEY)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{KEY}.lock"]
+
+
+def test_a_corrupt_artifact_is_never_loaded(tmp_path: Path) -> None:
+    cache = ArtifactCache(tmp_path)
+    artifact, _ = cache.ensure(KEY, write)
+    (artifact.folder / "model.bin").write_bytes(b"12346")
+    with pytest.raises(CorruptArtifact, match=r"corrupt: model\.bin"):
+        cache.get(KEY)
+
+
+@pytest.mark.parametrize("damage", ["model.bin", "manifest.json"])
+def test_a_corrupt_artifact_is_made_anew_and_says_so(tmp_path: Path, damage: str) -> None:
+    cache = ArtifactCache(tmp_path)
+    artifact, _ = cache.ensure(KEY, write)
+    (artifact.folder / damage).write_text("{}")
+    rebuilt, spent = cache.ensure(KEY, write)
+    assert spent > 0
+    assert "rebuilt_because" in rebuilt.facts
+    assert (rebuilt.folder / "model.bin").read_bytes() == b"12345"
+
+
+def test_a_build_that_failed_in_the_library_is_remembered(tmp_path: Path) -> None:
+    def fails(folder: Path) -> Mapping[str, Any]:
+        raise ValueError("no such operator")
+
+    cache = ArtifactCache(tmp_path)
+    with pytest.raises(ValueError, match="no such operator"):
+        cache.ensure(KEY, fails)
+    with pytest.raises(FarmError, match=r"failed before: ValueError: no such operator\. Delete"):
+        cache.ensure(KEY, refuse)
+
+
+@pytest.mark.parametrize("error", [Unsupported("install g++"), OSError("disk full"), MemoryError()])
+def test_a_build_that_failed_for_want_of_something_is_tried_again(tmp_path: Path, error: Exception) -> None:
+    def fails(folder: Path) -> Mapping[str, Any]:
+        raise error
+
+    cache = ArtifactCache(tmp_path)
+    with pytest.raises(type(error)):
+        cache.ensure(KEY, fails)
+    assert cache.ensure(KEY, write)[1] > 0
+
+
+def _build_slowly(root: Path, log: Path, barrier: Any) -> None:
+    def slowly(folder: Path) -> Mapping[str, Any]:
+        with log.open("a") as stream:
+            stream.write("built\n")
+        return write(folder)
+
+    barrier.wait()
+    ArtifactCache(root).ensure(KEY, slowly)
+
+
+def test_processes_that_ask_at_once_build_it_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(4)
+    log = tmp_path / "log"
+    processes = [context.Process(target=_build_slowly, args=(tmp_path / "cache", log, barrier)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert log.read_text() == "built\n"
+
+
+def test_keys_differ_where_anything_differs() -> None:
+    assert key_of("model", {"a": 1, "b": 2}) == key_of("model", {"b": 2, "a": 1})
+    assert key_of("model", {"a": 1}) != key_of("model", {"a": 2})

@@ -1,0 +1,121 @@
+"""Values: JSON round-trip, stable keys, the order of jobs, and errors for people."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from farm.errors import BadInput
+from farm.spec import PRESETS, JobSpec, Matrix, job, validated
+
+RECIPES = ["baseline", "channels_last", "amp", "torchscript", "compile", "onnxruntime"]
+
+
+def matrix(**fields: Any) -> Matrix:
+    return validated(Matrix, {"optimizations": RECIPES, "protocol": "quick", **fields})
+
+
+@given(
+    recipe=st.sampled_from([*RECIPES, "amp+channels_last", "compile+amp+channels_last"]),
+    batch_size=st.integers(1, 65536),
+    threads=st.none() | st.integers(1, 64),
+    protocol=st.sampled_from(sorted(PRESETS)),
+)
+def test_a_job_survives_json_with_its_key(
+    recipe: str, batch_size: int, threads: int | None, protocol: str
+) -> None:
+    spec = job(recipe=recipe, batch_size=batch_size, threads=threads, protocol=protocol)
+    again = JobSpec.model_validate_json(spec.model_dump_json())
+    assert again == spec
+    assert again.key == spec.key
+
+
+def test_the_key_does_not_depend_on_how_a_recipe_is_written() -> None:
+    assert job(recipe="amp+channels_last").key == job(recipe="channels_last+amp").key
+    assert job(recipe="amp").key != job(recipe="baseline").key
+
+
+def test_the_key_is_the_sha256_of_the_canonical_json() -> None:
+    spec = job(recipe="amp", batch_size=8)
+    text = json.dumps(json.loads(spec.model_dump_json()), sort_keys=True, separators=(",", ":"))
+    assert spec.key == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_repeats_share_a_cell_and_have_keys_of_their_own() -> None:
+    jobs = matrix(repeats=3).jobs()
+    assert len({spec.key for spec in jobs}) == 3 * 6 * 3
+    assert len({spec.cell.key for spec in jobs}) == 6 * 3
+
+
+def test_repeats_are_outermost_and_cells_are_shuffled_from_the_seed() -> None:
+    jobs = matrix(repeats=2).jobs()
+    assert [spec.repeat for spec in jobs] == [0] * 18 + [1] * 18
+    first, second = ([spec.cell.key for spec in jobs[i : i + 18]] for i in (0, 18))
+    assert first != second
+    assert sorted(first) == sorted(second)
+    assert jobs == matrix(repeats=2).jobs()
+    assert jobs != matrix(repeats=2, seed=1).jobs()
+
+
+def test_a_recipe_named_twice_is_one_cell() -> None:
+    assert len(matrix(optimizations=["amp+channels_last", "channels_last+amp"]).cells()) == 3
+
+
+def test_repeats_and_image_size_follow_protocol_and_dataset() -> None:
+    assert matrix(protocol="standard").repeats == 10
+    assert matrix(protocol="thorough").repeats == 30
+    assert matrix().image_size == 64
+    assert matrix(dataset="synthetic").image_size == 224
+
+
+def test_a_special_gpu_has_a_queue_of_its_own() -> None:
+    assert matrix(devices=["cuda.h200"]).cells()[0].queue == "gpu.h200"
+    assert matrix(devices=["gpu"]).cells()[0].queue == "gpu"
+    assert matrix(devices=["cpu"]).cells()[0].queue == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("fields", "part"),
+    [
+        ({"batch_sizes": [0]}, "greater than or equal to 1"),
+        ({"batch_sizes": [-1]}, "greater than or equal to 1"),
+        ({"batch_sizes": [10**9]}, "less than or equal to 65536"),
+        ({"batch_sizes": ["abc"]}, "given: 'abc'"),
+        ({"batch_sizes": []}, "batch_sizes names nothing"),
+        ({"optimizations": []}, "optimizations names nothing"),
+        ({"models": ["densenet12"]}, "Did you mean 'densenet121'"),
+        ({"devices": ["gpu0"]}, "Unknown device 'gpu0'"),
+        ({"devices": ["tpu"]}, "Unknown device 'tpu'"),
+        ({"dataset": "digit"}, "Did you mean 'digits'"),
+        ({"dataset": "image_folder:../../etc"}, "inside FARM_DATASETS_DIR"),
+        ({"dataset": "image_folder:/etc"}, "inside FARM_DATASETS_DIR"),
+        ({"dataset": "image_folder"}, "image_folder:FOLDER"),
+        ({"dataset": "digits:x"}, "takes no folder"),
+        ({"protocol": "quik"}, "Did you mean 'quick'"),
+        ({"batchsizes": [1]}, "Did you mean 'batch_sizes'"),
+        ({"image_size": 8}, "greater than or equal to 32"),
+        ({"repeats": 0}, "greater than or equal to 1"),
+        ({"batch_sizes": list(range(1, 60_000)), "repeats": 1000}, "at most 1,000,000"),
+    ],
+)
+def test_bad_input_is_refused_with_what_is_possible(fields: dict[str, Any], part: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        matrix(**fields)
+    assert part in str(refused.value)
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    with pytest.raises(BadInput) as refused:
+        matrix(batch_sizes=[0], models=["nope"])
+    assert "batch_sizes" in str(refused.value)
+    assert "Unknown model" in str(refused.value)
+
+
+def test_unknown_fields_in_a_stored_spec_are_refused() -> None:
+    with pytest.raises(BadInput):
+        validated(JobSpec, {**job().model_dump(mode="json"), "command": "rm -rf /"})

@@ -1,0 +1,112 @@
+"""The loop that times, under a clock that the tests turn by hand."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from farm.spec import Protocol
+from farm.timing import Stopwatch, narrow, steady
+
+MS = 1_000_000
+
+
+class Workbench:
+    """A clock, and a callable that takes the next of these times (in nanoseconds) per call."""
+
+    def __init__(self, durations: Iterator[int], hidden: int = 0) -> None:
+        self.now = 0
+        self.durations = durations
+        self.hidden = hidden
+        self.pending = 0
+        self.inputs: list[Any] = []
+
+    def clock(self) -> int:
+        return self.now
+
+    def call(self, item: Any) -> str:
+        self.inputs.append(item)
+        self.now += next(self.durations)
+        self.pending += self.hidden
+        return "output"
+
+    def synchronize(self) -> None:
+        self.now += self.pending
+        self.pending = 0
+
+    def stopwatch(self) -> Stopwatch:
+        return Stopwatch(call=self.call, inputs=["a", "b", "c"], synchronize=self.synchronize, clock=self.clock)
+
+
+def protocol(**fields: Any) -> Protocol:
+    given = {"min_s": 0.1, "max_s": 1.0, "min_calls": 11, "target_half_width": 0.01, "warmup_min_s": 0.0}
+    return Protocol(**{**given, **fields})
+
+
+def test_every_call_is_one_sample_of_exactly_its_time() -> None:
+    timed = Workbench(itertools.cycle([5 * MS, 7 * MS])).stopwatch().measure(protocol())
+    assert timed.samples_ns[:4] == [5 * MS, 7 * MS, 5 * MS, 7 * MS]
+    assert timed.wall_s == pytest.approx(sum(timed.samples_ns) / 1e9)
+
+
+def test_work_that_the_device_does_after_the_call_returned_is_counted() -> None:
+    timed = Workbench(itertools.repeat(1 * MS), hidden=9 * MS).stopwatch().measure(protocol())
+    assert set(timed.samples_ns) == {10 * MS}
+
+
+def test_work_left_over_from_before_is_not_counted() -> None:
+    bench = Workbench(itertools.repeat(1 * MS))
+    bench.pending = 500 * MS
+    assert bench.stopwatch().once() == pytest.approx(0.001)
+
+
+def test_inputs_take_turns() -> None:
+    bench = Workbench(itertools.repeat(10 * MS))
+    bench.stopwatch().measure(protocol())
+    assert bench.inputs[:5] == ["a", "b", "c", "a", "b"]
+
+
+def test_a_steady_callable_is_measured_for_the_minimum_time() -> None:
+    timed = Workbench(itertools.repeat(5 * MS)).stopwatch().measure(protocol())
+    assert 0.1 <= timed.wall_s <= 0.1 * 1.2
+
+
+def test_a_wandering_callable_is_measured_until_the_maximum() -> None:
+    wander = random.Random(0)
+    timed = Workbench(iter(lambda: wander.randrange(1 * MS, 9 * MS), None)).stopwatch().measure(protocol())
+    assert 1.0 <= timed.wall_s <= 1.2
+
+
+def test_a_slow_callable_is_still_called_the_minimum_number_of_times() -> None:
+    timed = Workbench(itertools.repeat(900 * MS)).stopwatch().measure(protocol())
+    assert len(timed.samples_ns) >= 11
+
+
+def test_warm_up_lasts_until_calls_are_steady() -> None:
+    slow_start = itertools.chain((MS * i for i in range(50, 10, -2)), itertools.repeat(10 * MS))
+    timed, is_steady = Workbench(slow_start).stopwatch().warm_up(protocol(warmup_max_s=60))
+    assert is_steady
+    assert len(timed.samples_ns) >= 20
+
+
+def test_warm_up_of_a_callable_that_never_settles_is_capped_and_says_so() -> None:
+    growing = (MS * i for i in itertools.count(1))
+    timed, is_steady = Workbench(growing).stopwatch().warm_up(protocol(warmup_max_s=2))
+    assert not is_steady
+    assert timed.wall_s < 3
+
+
+def test_the_rule_is_told_how_many_calls_there_are_between_two_calls() -> None:
+    looks: list[int] = []
+    Workbench(itertools.repeat(5 * MS)).stopwatch().measure(protocol(), looks.append)
+    assert looks == sorted(set(looks))
+    assert looks[-1] >= 11
+
+
+@pytest.mark.parametrize("rule", [steady, lambda samples: narrow(samples, 0.01)])
+def test_a_handful_of_samples_is_never_enough(rule: Callable[[list[int]], bool]) -> None:
+    assert not rule([10 * MS] * 5)
