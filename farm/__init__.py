@@ -18,14 +18,16 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "job", "measure"]
 
 
-def __getattr__(name: str) -> Any:
-    """Imports torch only for those who measure."""
-    if name == "measure":
-        from farm.measuring import measure
+if not TYPE_CHECKING:
 
-        return measure
-    if name == "job":
-        from farm.spec import job
+    def __getattr__(name: str) -> Any:
+        """Imports torch only for those who measure."""
+        if name == "measure":
+            from farm.measuring import measure
 
-        return job
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return measure
+        if name == "job":
+            from farm.spec import job
+
+            return job
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

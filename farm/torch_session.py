@@ -57,7 +57,8 @@ class TorchSession:
 
     def to_host(self, output: torch.Tensor) -> np.ndarray:
         """The logits as float32; waits for the device."""
-        return output.float().cpu().numpy()
+        logits: np.ndarray = output.float().cpu().numpy()
+        return logits
 
     def evidence(self, on_device: torch.Tensor) -> Mapping[str, Any]:
         """Operators and dtypes of one more call."""
@@ -72,7 +73,8 @@ class TorchSession:
 
     def watch(self, on_device: torch.Tensor) -> Watch:
         """One more call, watched."""
-        with torch.inference_mode(), Watch() as watch:
+        watch = Watch()
+        with torch.inference_mode(), watch:
             self.run(on_device)
         return watch
 

@@ -47,6 +47,6 @@ def open_device(threads: int) -> Cuda:
     if not torch.cuda.is_available():
         raise Unsupported("torch sees no CUDA GPU: no driver, no GPU, or a CPU build of torch")
     torch.backends.cuda.matmul.fp32_precision = "ieee"
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
     torch.backends.cudnn.benchmark = True
     return Cuda()

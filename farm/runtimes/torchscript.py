@@ -30,7 +30,7 @@ def build(workload: Workload, folder: Path) -> Mapping[str, Any]:
     from farm import torch_session
 
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)  # its deprecation is known
         traced = torch.jit.trace(
             torch_session.prepared(workload, cache_casts=False), torch_session.example(workload)
         )
@@ -48,7 +48,7 @@ def load(workload: Workload, folder: Path | None) -> Session:
 
     assert folder is not None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)  # its deprecation is known
         module = torch.jit.load(str(folder / FILE), map_location=workload.device)
 
     class ScriptSession(torch_session.TorchSession):

@@ -26,7 +26,8 @@ class Table:
         return host
 
     def run(self, on_device: np.ndarray) -> np.ndarray:
-        return self.logits[on_device[:, 0, 0, 0].astype(int)]
+        rows: np.ndarray = self.logits[on_device[:, 0, 0, 0].astype(int)]
+        return rows
 
     def to_host(self, output: np.ndarray) -> np.ndarray:
         return output
