@@ -237,12 +237,12 @@ class LocalFarm:
                 child.stop(3.0)
 
     def _start_worker(self, seat: Seat) -> Child:
-        # A name of its own each time, so that we can hand back what it held without asking who that was.
+        # A name of its own each time, so that we know what it is called in the store without asking.
         number = len(self._worker_ids) + 1
         name = f"{seat.device}-local-{secrets.token_hex(3)}-{number}"
         self._worker_ids.append(f"{name}@{platform.node()}")
         return Child(
-            f"worker {name}",
+            self._worker_ids[-1],
             [sys.executable, "-m", "workers", *seat.arguments(), "--name", name],
             variables=self.settings.variables(),
             log=self.folder / f"worker-{number}.log",
@@ -251,10 +251,9 @@ class LocalFarm:
     def _restarted(self, seat: Seat, worker: Child) -> Child:
         self._restarts += 1
         code = worker.ended()
-        ended = (
-            f"The {worker.name} ended (exit code {code}). Its last words ({worker.log}):\n{worker.last_lines()}"
-        )
+        ended = f"The worker {worker.name} ended (exit code {code}). Its last words ({worker.log}):\n{worker.last_lines()}"
         worker.stop(0.0)
+        self._release(worker.name)
         if self._restarts > _MAX_RESTARTS:
             raise FarmError(
                 f"{ended}\nIt was started again too often. What was measured is kept: see {self.folder}."
@@ -267,7 +266,7 @@ class LocalFarm:
 
     def _release(self, worker_id: str) -> None:
         try:
-            self._store.release(worker_id, "the embedded farm was taken down")
+            self._store.release(worker_id, "the worker ended")
         except FarmError as error:
             self._say(f"What {worker_id} held comes back when its lease ends: {error}")
 

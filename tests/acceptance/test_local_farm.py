@@ -18,7 +18,7 @@ import pytest
 
 from producer.local import TERMINAL
 from results_store.values import State
-from tests.acceptance.farms import SMALL, Farm, overlaps, table
+from tests.acceptance.farms import FOUR, SMALL, Farm, overlaps, table
 from tests.redis_servers import eventually
 
 
@@ -39,14 +39,19 @@ class Ended:
         return dict(json.loads(kept.read_text()))
 
 
-def submit(farm: Farm, *more: str) -> list[str]:
-    return ["submit-matrix", *SMALL, "--local", "--wait", "--output-dir", str(farm.folder / "results"), *more]
+def submit(farm: Farm, *matrix: str) -> list[str]:
+    return ["submit-matrix", *matrix, "--local", "--wait", "--output-dir", str(farm.folder / "results")]
+
+
+def baselines(farm: Farm, batch_sizes: str, *more: str) -> list[str]:
+    """A command with one job for each batch size; a test has its own, so that nothing is done already."""
+    return submit(farm, *SMALL, "--optimizations", "baseline", "--batch-sizes", batch_sizes, *more)
 
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     farm = Farm(folder=tmp_path_factory.mktemp("local"))
-    with farm.started("producer", *submit(farm)) as process:
+    with farm.started("producer", *submit(farm, *FOUR)) as process:
         process.until_said("Flower: ")
         run_id = until_running(farm)
         url = re.search(r"Flower: (\S+)", process.said)
@@ -111,7 +116,7 @@ def test_no_two_jobs_held_the_device_at_once(ended: Ended) -> None:
 def test_a_second_run_attempts_nothing_and_brings_a_deleted_csv_back(ended: Ended) -> None:
     before = ended.csv.read_text()
     ended.csv.unlink()
-    code, output = ended.farm.run("producer", *submit(ended.farm))
+    code, output = ended.farm.run("producer", *submit(ended.farm, *FOUR))
     assert code == 0
     assert f"All 4 jobs were already measured in run {ended.run_id}: 0 new attempts" in output
     assert "Flower" not in output
@@ -119,13 +124,16 @@ def test_a_second_run_attempts_nothing_and_brings_a_deleted_csv_back(ended: Ende
     assert ended.csv.read_text() == before
 
 
-def test_the_same_matrix_again_is_measured_anew_when_asked(ended: Ended) -> None:
-    code, output = ended.farm.run("producer", *submit(ended.farm, "--batch-sizes", "1", "--again"))
+def test_what_another_run_has_measured_needs_no_new_attempt_but_gets_one_when_asked(ended: Ended) -> None:
+    code, output = ended.farm.run("producer", *baselines(ended.farm, "1"))
+    assert code == 0, output
+    assert "1 of them were measured before" in output
+    with ended.farm.store() as store:
+        assert ended.farm.attempts(store.run("latest").run_id) == []
+    code, output = ended.farm.run("producer", *baselines(ended.farm, "1", "--again"))
     assert code == 0, output
     with ended.farm.store() as store:
-        again = store.run("latest")
-    assert again.run_id != ended.run_id
-    assert len(ended.farm.attempts(again.run_id)) == 2
+        assert len(ended.farm.attempts(store.run("latest").run_id)) == 1
 
 
 def running_with_some_done(farm: Farm) -> Callable[[], bool]:
@@ -137,35 +145,40 @@ def running_with_some_done(farm: Farm) -> Callable[[], bool]:
     return check
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_nothing_and_goes_on_with_the_same_command(
-    ended: Ended, number: signal.Signals
-) -> None:
-    farm = ended.farm
-    command = submit(farm, "--batch-sizes", "3,4", "--seed", str(int(number)), "--again")
+def test_an_interrupted_run_leaves_nothing_and_goes_on_with_the_same_command(ended: Ended) -> None:
+    farm, command = ended.farm, baselines(ended.farm, "3,4")
     with farm.started("producer", *command) as process:
         process.until_said("Flower: ")
         eventually(running_with_some_done(farm), within_s=200)
-        process.send(number)
+        process.send(signal.SIGINT)
         assert process.ended(within_s=60) == 130
     assert "resume" in process.said
     farm.assert_nothing_is_left()
     with farm.store() as store:
         interrupted = store.run("latest")
-    assert not interrupted.finished
-    assert State.RUNNING not in interrupted.states
+    assert interrupted.states == {State.DONE: 1, State.QUEUED: 1}
 
-    code, text = farm.run("producer", *command[:-1])
+    code, text = farm.run("producer", *command)
     assert code == 0, text
     with farm.store() as store:
         assert store.run("latest").run_id == interrupted.run_id
-    outcomes = [row.outcome for row in farm.attempts(interrupted.run_id)]
-    assert outcomes.count("ok") == 4
-    assert set(outcomes) == {"ok", "lost"}
+    assert [row.outcome for row in farm.attempts(interrupted.run_id)] == ["ok", "lost", "ok"]
+
+
+def test_a_run_that_is_told_to_end_leaves_nothing_and_waits_to_be_resumed(ended: Ended) -> None:
+    with ended.farm.started("producer", *baselines(ended.farm, "8")) as process:
+        process.until_said("Flower: ")
+        run_id = until_running(ended.farm)
+        process.send(signal.SIGTERM)
+        assert process.ended(within_s=60) == 130
+    ended.farm.assert_nothing_is_left()
+    code, text = ended.farm.run("producer", "resume", run_id, "--local", "--output-dir", str(ended.csv.parent))
+    assert code == 0, text
+    assert [row.outcome for row in ended.farm.attempts(run_id)] == ["lost", "ok"]
 
 
 def test_a_second_producer_says_who_is_measuring_and_disturbs_nothing(ended: Ended) -> None:
-    command = submit(ended.farm, "--batch-sizes", "5")
+    command = baselines(ended.farm, "5")
     with ended.farm.started("producer", *command) as first:
         first.until_said("Flower: ")
         code, text = ended.farm.run("producer", *command)
@@ -176,7 +189,7 @@ def test_a_second_producer_says_who_is_measuring_and_disturbs_nothing(ended: End
 
 
 def test_a_worker_that_is_killed_is_started_again_and_the_run_ends_well(ended: Ended) -> None:
-    with ended.farm.started("producer", *submit(ended.farm, "--batch-sizes", "6")) as process:
+    with ended.farm.started("producer", *baselines(ended.farm, "6")) as process:
         process.until_said("Flower: ")
         until_running(ended.farm)
         with ended.farm.store() as store:
@@ -188,7 +201,7 @@ def test_a_worker_that_is_killed_is_started_again_and_the_run_ends_well(ended: E
 
 
 def test_a_producer_that_is_killed_takes_its_farm_with_it(ended: Ended) -> None:
-    with ended.farm.started("producer", *submit(ended.farm, "--batch-sizes", "7")) as process:
+    with ended.farm.started("producer", *baselines(ended.farm, "7")) as process:
         process.until_said("Flower: ")
         until_running(ended.farm)
         process.send(signal.SIGKILL)

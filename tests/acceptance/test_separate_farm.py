@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import databases
-from tests.acceptance.farms import SMALL, Farm, overlaps, table, worker
+from tests.acceptance.farms import FOUR, Farm, overlaps, table, worker
 from tests.redis_servers import redis_server
 
 #: What must be the same wherever it was measured.
@@ -30,14 +30,14 @@ class Both:
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     folder = tmp_path_factory.mktemp("both")
     local = Farm(folder=folder)
-    code, output = local.run("producer", "submit-matrix", *SMALL, "--local", "--output-dir", str(folder / "local"))
+    code, output = local.run("producer", "submit-matrix", *FOUR, "--local", "--output-dir", str(folder / "local"))
     assert code == 0, output
     with redis_server(folder / "redis") as redis, databases.postgresql() as url:
         variables = {"CELERY_BROKER_URL": redis.url, "FARM_DATABASE_URL": url}
         separate = Farm(folder=folder, variables=variables)
         with worker(separate, "one"), worker(separate, "two"):
             more = ("--wait", "--require-workers", "--output-dir", str(folder / "separate"))
-            code, output = separate.run("producer", "submit-matrix", *SMALL, *more)
+            code, output = separate.run("producer", "submit-matrix", *FOUR, *more)
         assert code == 0, output
         with separate.store() as store:
             run_id = store.run("latest").run_id
