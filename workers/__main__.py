@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from farm import queue
 from farm.errors import BadInput, FarmError, Unreachable, unknown
 from farm.settings import Settings
-from results_store.store import WorkerInfo, open_store
+from results_store.store import Store, WorkerInfo, open_store
 from workers import capabilities, locks
 from workers.service import Service
 
@@ -50,8 +51,8 @@ def main(
     try:
         level = _level(log_level)
         settings = _settings()
-        worker = _worker(settings, device, threads, name)
         locks.prepare(settings.lock_dir)
+        worker = _worker(settings, device, threads, name)
         _log(level)
         status = Service(settings, worker, level).run()
     except FarmError as error:
@@ -88,16 +89,21 @@ def _explain(problem: Any) -> str:
 
 
 def _worker(settings: Settings, device: str, threads: int | None, name: str | None) -> WorkerInfo:
-    # Once without the store: a wrong flag is said even when the database is away.
-    worker = capabilities.capabilities(device, threads, name=name)
+    visible = settings.visible_gpu
+    # First without the store: a wrong flag is said even when the database is away.
+    worker = capabilities.capabilities(device, threads, name=name, visible=visible)
     if worker.device_kind == "cpu":
         return worker
-    store = open_store(settings.database, lease_s=settings.lease_s)
-    try:
+    # One after the other, and registered before the next one looks: else two that start together choose alike.
+    with locks.turn(settings.lock_dir, "choosing"), contextlib.closing(_store(settings)) as store:
         living = [other for other in store.workers() if other.host == worker.host]
-    finally:
-        store.close()
-    return capabilities.capabilities(device, threads, name=name, living=living)
+        worker = capabilities.capabilities(device, threads, name=name, living=living, visible=visible)
+        store.register(worker)
+    return worker
+
+
+def _store(settings: Settings) -> Store:
+    return open_store(settings.database, lease_s=settings.lease_s)
 
 
 def _log(level: str) -> None:

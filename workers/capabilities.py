@@ -26,7 +26,12 @@ _NO_MODEL = re.compile(r"nvidia|geforce|tesla|quadro|graphics|gpu|\d+gb|hbm\d*e?
 
 
 def capabilities(
-    device: str, threads: int | None = None, *, name: str | None = None, living: Sequence[WorkerInfo] = ()
+    device: str,
+    threads: int | None = None,
+    *,
+    name: str | None = None,
+    living: Sequence[WorkerInfo] = (),
+    visible: str | None = None,
 ) -> WorkerInfo:
     """A worker for this device of this host.
 
@@ -35,17 +40,18 @@ def capabilities(
         threads: processors that a job takes; None is all for a CPU, and `GPU_THREADS` beside a GPU.
         name: the worker's name, unique in the farm; None makes one up.
         living: the farm's workers, so that of several GPUs the least served is taken.
+        visible: the GPUs to choose from, as `CUDA_VISIBLE_DEVICES` names them; None is all.
 
     Raises:
         BadInput: no such device here, or more threads than processors.
     """
     if device not in DEVICES:
         raise unknown("device", device, DEVICES)
-    gpus = nvml.gpus() if device != "cpu" else ()
+    gpus = among(nvml.gpus(), visible) if device != "cpu" else ()
     if device == "cuda" and not gpus:
         raise BadInput(
-            "No NVIDIA GPU answers on this host. Possible here: --device cpu. In a container, start it with GPUs "
-            "(docker run --gpus all)."
+            "No NVIDIA GPU answers on this host, or CUDA_VISIBLE_DEVICES leaves none. Possible here: "
+            "--device cpu. In a container, start it with GPUs (docker run --gpus all)."
         )
     gpu = least_served(gpus, living) if gpus else None
     kind = "cpu" if gpu is None else "cuda"
@@ -76,6 +82,16 @@ def model_word(name: str) -> str:
     """A GPU's model as one word: `h200` of `NVIDIA H200`, `rtx-4090` of `NVIDIA GeForce RTX 4090`."""
     words = re.split(r"[^a-z0-9]+", name.lower())
     return "-".join(word for word in words if word and not _NO_MODEL.fullmatch(word))
+
+
+def among(gpus: Sequence[Gpu], visible: str | None) -> tuple[Gpu, ...]:
+    """The GPUs that `CUDA_VISIBLE_DEVICES` leaves: by index, or by UUID or its beginning; None leaves all."""
+    if visible is None:
+        return tuple(gpus)
+    names = [name.strip() for name in visible.split(",") if name.strip()]
+    return tuple(
+        gpu for index, gpu in enumerate(gpus) if any(n == str(index) or gpu.uuid.startswith(n) for n in names)
+    )
 
 
 def least_served(gpus: Sequence[Gpu], living: Sequence[WorkerInfo]) -> Gpu:

@@ -83,6 +83,19 @@ def hold(directory: Path, count: int, gpu_uuid: str | None = None, among: Sequen
         yield Held(descriptors=tuple(descriptors), processors=tuple(sorted(taken)), gpu_uuid=gpu_uuid)
 
 
+@contextlib.contextmanager
+def turn(directory: Path, name: str) -> Iterator[None]:
+    """One process of the host at a time is inside the named turn; the others wait.
+
+    Raises:
+        FarmError: the directory cannot be used.
+    """
+    prepare(directory)
+    with contextlib.ExitStack() as held:
+        _lock(directory / f"{name}.lock", held)
+        yield
+
+
 def _take(directory: Path, ids: Sequence[int], count: int, held: contextlib.ExitStack) -> dict[int, int]:
     """Takes what is free; where that is too little, waits for the lowest that is not."""
     taken: dict[int, int] = {}

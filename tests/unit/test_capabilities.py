@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pytest
 
 from farm import environment
 from farm.devices import nvml
 from farm.devices.nvml import Gpu
 from farm.errors import BadInput
-from results_store.store import WorkerInfo
+from farm.settings import Settings
+from results_store.store import WorkerInfo, open_store
 from tests import factories
+from workers import __main__ as door
 from workers import capabilities, locks
 
 
@@ -81,3 +86,28 @@ def test_names_made_up_are_unique_and_say_what_and_where() -> None:
 def test_a_name_that_tools_would_trip_over_is_refused(name: str) -> None:
     with pytest.raises(BadInput, match="not possible"):
         capabilities.full_name(name, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("visible", "left"),
+    [
+        (None, ["GPU-1", "GPU-2"]),
+        ("", []),
+        ("1", ["GPU-2"]),
+        ("GPU-1", ["GPU-1"]),
+        ("0, 1", ["GPU-1", "GPU-2"]),
+        ("7", []),
+    ],
+)
+def test_only_visible_gpus_are_chosen_from(visible: str | None, left: list[str]) -> None:
+    assert [found.uuid for found in capabilities.among([gpu(1), gpu(2)], visible)] == left
+
+
+def test_workers_that_start_together_take_different_gpus(two_gpus: None, tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, lock_dir=tmp_path / "locks", visible_gpu=None)
+    open_store(settings.database).close()
+    with ThreadPoolExecutor() as pool:
+        found = list(
+            pool.map(lambda name: door._worker(settings, "cuda", 1, name), ["one", "two", "three", "four"])
+        )
+    assert sorted(str(worker.device_uuid) for worker in found) == ["GPU-1", "GPU-1", "GPU-2", "GPU-2"]
