@@ -21,13 +21,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from farm import queue
 from farm.errors import BadInput, FarmError, Unreachable
 from farm.settings import Settings
+from producer import submit
 from producer.children import Child
 from producer.seats import Seat
 from results_store.store import Store
@@ -111,12 +112,13 @@ def redis_server() -> str:
 class LocalFarm:
     """Broker, Flower and workers of one run on this host. Made by `embedded`, which also takes it down."""
 
-    def __init__(self, settings: Settings, store: Store, seats: list[Seat], folder: Path, say: Say) -> None:
+    def __init__(self, settings: Settings, store: Store, seats: list[Seat], run_id: str, say: Say) -> None:
         self.settings = settings
         #: With its credentials, for the person who started the farm; empty where Flower did not start.
         self.flower_url = ""
         #: Where the children's logs are.
-        self.folder = folder
+        self.folder = settings.data_dir.resolve() / "logs" / run_id
+        self._run_id = run_id
         self._store = store
         self._seats = seats
         self._say = say
@@ -250,15 +252,17 @@ class LocalFarm:
 
     def _restarted(self, seat: Seat, worker: Child) -> Child:
         self._restarts += 1
-        code = worker.ended()
-        ended = f"The worker {worker.name} ended (exit code {code}). Its last words ({worker.log}):\n{worker.last_lines()}"
+        words = (
+            f"The worker {worker.name} ended (exit code {worker.ended()}). Its last words:\n{worker.last_lines()}"
+        )
         worker.stop(0.0)
         self._release(worker.name)
         if self._restarts > _MAX_RESTARTS:
-            raise FarmError(
-                f"{ended}\nIt was started again too often. What was measured is kept: see {self.folder}."
-            )
-        self._say(f"{ended}\nIt is started again.")
+            raise FarmError(f"{words}\nIt was started again too often. The whole of its log: {worker.log}")
+        self._say(f"{words}\nIt is started again.")
+        with suppress(Unreachable):  # then the reconciler does it later
+            # The message of the job that it held is gone with it.
+            submit.publish(self._store, self.broker_url, self._run_id)
         return self._start_worker(seat)
 
     def _is_known(self, worker_id: str) -> bool:
@@ -310,9 +314,8 @@ def embedded(settings: Settings, store: Store, seats: list[Seat], run_id: str, s
     Raises:
         Unreachable: no broker could be found or started.
     """
-    folder = settings.data_dir.resolve() / "logs" / run_id
-    folder.mkdir(parents=True, exist_ok=True)
-    farm = LocalFarm(settings, store, seats, folder, say)
+    farm = LocalFarm(settings, store, seats, run_id, say)
+    farm.folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         private = stack.enter_context(_private_folder(settings.data_dir.resolve() / "broker"))
         stack.enter_context(_undisturbed_at_the_end(farm))

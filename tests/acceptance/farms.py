@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -129,6 +130,37 @@ class Process:
         with self._process.stdout as lines:
             for line in lines:
                 self.said += line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A local run that has ended."""
+
+    farm: Farm
+    run_id: str
+    csv: Path
+    #: What the CSV held then.
+    rows: list[dict[str, str]]
+    output: str
+    #: Flower's workers, asked while a job was running.
+    workers_shown: dict[str, Any]
+
+    @property
+    def tasks(self) -> dict[str, Any]:
+        kept = self.farm.folder / "farm" / "logs" / self.run_id / "flower-tasks.json"
+        return dict(json.loads(kept.read_text()))
+
+
+def submit(farm: Farm, *matrix: str, output: str = "results") -> list[str]:
+    """The arguments that measure a matrix with an embedded farm."""
+    return ["submit-matrix", *matrix, "--local", "--wait", "--output-dir", str(farm.folder / output)]
+
+
+def until_running(farm: Farm) -> str:
+    """The newest run's id, once a job of it is running."""
+    with farm.store() as store:
+        eventually(lambda: store.runs() and store.progress("latest").running, within_s=120)
+        return store.run("latest").run_id
 
 
 @contextmanager

@@ -2,87 +2,25 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import re
 import signal
-import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import psutil
-import pytest
 
 from producer.local import TERMINAL
 from results_store.values import State
-from tests.acceptance.farms import FOUR, SMALL, Farm, overlaps, table
+from tests.acceptance.farms import FOUR, SMALL, Ended, Farm, overlaps, submit, until_running
 from tests.redis_servers import eventually
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ended:
-    """A local run that has ended."""
-
-    farm: Farm
-    run_id: str
-    csv: Path
-    output: str
-    #: Flower's workers, asked while a job was running.
-    workers_shown: dict[str, Any]
-
-    @property
-    def tasks(self) -> dict[str, Any]:
-        kept = self.farm.folder / "farm" / "logs" / self.run_id / "flower-tasks.json"
-        return dict(json.loads(kept.read_text()))
-
-
-def submit(farm: Farm, *matrix: str) -> list[str]:
-    return ["submit-matrix", *matrix, "--local", "--wait", "--output-dir", str(farm.folder / "results")]
 
 
 def baselines(farm: Farm, batch_sizes: str, *more: str) -> list[str]:
     """A command with one job for each batch size; a test has its own, so that nothing is done already."""
-    return submit(farm, *SMALL, "--optimizations", "baseline", "--batch-sizes", batch_sizes, *more)
-
-
-@pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    farm = Farm(folder=tmp_path_factory.mktemp("local"))
-    with farm.started("producer", *submit(farm, *FOUR)) as process:
-        process.until_said("Flower: ")
-        run_id = until_running(farm)
-        url = re.search(r"Flower: (\S+)", process.said)
-        assert url is not None
-        shown = asked(url[1], "api/workers?refresh=true")
-        assert process.ended() == 0, process.said
-    csv = farm.folder / "results" / "benchmark_results.csv"
-    return Ended(farm=farm, run_id=run_id, csv=csv, output=process.said, workers_shown=shown)
-
-
-def until_running(farm: Farm) -> str:
-    """The newest run's id, once a job of it is running."""
-    with farm.store() as store:
-        eventually(lambda: store.runs() and store.progress("latest").running, within_s=120)
-        return store.run("latest").run_id
-
-
-def asked(url: str, path: str) -> dict[str, Any]:
-    """Flower's answer, with the credentials of its URL."""
-    parts = urlsplit(url)
-    credentials = base64.b64encode(f"{parts.username}:{parts.password}".encode()).decode()
-    request = urllib.request.Request(
-        f"http://{parts.hostname}:{parts.port}/{path}", headers={"Authorization": f"Basic {credentials}"}
-    )
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=20) as answer:
-        return dict(json.loads(answer.read()))
+    matrix = (*SMALL, "--optimizations", "baseline", "--batch-sizes", batch_sizes)
+    return submit(farm, *matrix, *more, output="other")
 
 
 def test_every_cell_has_a_row_and_the_path_is_printed_last(ended: Ended) -> None:
-    rows = table(ended.csv)
+    rows = ended.rows
     cells = {(row["model_variant"], row["batch_size"], row["device"]) for row in rows}
     variants = ("mobilenet_v3_small_baseline", "mobilenet_v3_small_channels_last")
     assert cells == {(variant, batch, "cpu") for variant in variants for batch in ("1", "2")}
@@ -172,7 +110,9 @@ def test_a_run_that_is_told_to_end_leaves_nothing_and_waits_to_be_resumed(ended:
         process.send(signal.SIGTERM)
         assert process.ended(within_s=60) == 130
     ended.farm.assert_nothing_is_left()
-    code, text = ended.farm.run("producer", "resume", run_id, "--local", "--output-dir", str(ended.csv.parent))
+    code, text = ended.farm.run(
+        "producer", "resume", run_id, "--local", "--output-dir", str(ended.farm.folder / "other")
+    )
     assert code == 0, text
     assert [row.outcome for row in ended.farm.attempts(run_id)] == ["lost", "ok"]
 

@@ -1,0 +1,40 @@
+"""One run of an embedded farm, made once, that several tests look at."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import urllib.request
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.acceptance.farms import FOUR, Ended, Farm, submit, table, until_running
+
+
+@pytest.fixture(scope="session")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    farm = Farm(folder=tmp_path_factory.mktemp("local"))
+    with farm.started("producer", *submit(farm, *FOUR)) as process:
+        process.until_said("Flower: ")
+        run_id = until_running(farm)
+        url = re.search(r"Flower: (\S+)", process.said)
+        assert url is not None
+        shown = asked(url[1], "api/workers?refresh=true")
+        assert process.ended() == 0, process.said
+    csv = farm.folder / "results" / "benchmark_results.csv"
+    return Ended(farm=farm, run_id=run_id, csv=csv, rows=table(csv), output=process.said, workers_shown=shown)
+
+
+def asked(url: str, path: str) -> dict[str, Any]:
+    """Flower's answer, with the credentials of its URL."""
+    parts = urlsplit(url)
+    credentials = base64.b64encode(f"{parts.username}:{parts.password}".encode()).decode()
+    request = urllib.request.Request(
+        f"http://{parts.hostname}:{parts.port}/{path}", headers={"Authorization": f"Basic {credentials}"}
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=20) as answer:
+        return dict(json.loads(answer.read()))

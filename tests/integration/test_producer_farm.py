@@ -1,0 +1,136 @@
+"""The producer against a real Redis and a real store, with workers that only the store knows."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from farm import queue
+from producer.__main__ import app
+from results_store.store import Store, open_store
+from results_store.values import State
+from tests import factories
+from tests.redis_servers import RedisServer, eventually, redis_server
+
+MATRIX = ("--optimizations", "baseline", "--batch-sizes", "1,2,4", "--protocol", "quick")
+
+
+@pytest.fixture
+def redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
+    with redis_server(tmp_path / "redis") as server:
+        monkeypatch.setenv("CELERY_BROKER_URL", server.url)
+        monkeypatch.setenv("FARM_DATA_DIR", str(tmp_path / "farm"))
+        monkeypatch.delenv("FARM_DATABASE_URL", raising=False)
+        yield server
+
+
+@pytest.fixture
+def store(redis: RedisServer, tmp_path: Path) -> Iterator[Store]:
+    with closing(open_store(f"sqlite:///{tmp_path}/farm/farm.db")) as found:
+        yield found
+
+
+def called(*arguments: str) -> Result:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def waiting(redis: RedisServer) -> set[str]:
+    return queue.waiting_jobs(redis.url, "cpu")
+
+
+def test_a_submission_sends_one_message_for_each_job_and_says_what_is_missing(
+    redis: RedisServer, store: Store
+) -> None:
+    result = called("submit-matrix", *MATRIX)
+    assert result.exit_code == 0
+    run_id = store.run("latest").run_id
+    assert waiting(redis) == {f"{run_id}.{ordinal:06d}" for ordinal in range(3)}
+    assert "Queue cpu (3 jobs): no living worker serves it" in result.stdout
+    for command in ("producer watch", "producer cancel", "results_store collate"):
+        assert f"{command} {run_id}" in result.stdout
+
+
+def test_the_same_submission_takes_the_run_up_and_sends_nothing_twice(redis: RedisServer, store: Store) -> None:
+    called("submit-matrix", *MATRIX)
+    result = called("submit-matrix", *MATRIX)
+    assert "Taking up run" in result.stdout
+    assert len(store.runs()) == 1
+    assert queue.waiting(redis.url, ["cpu"]) == {"cpu": 3}
+
+
+def test_messages_that_were_lost_are_sent_again(redis: RedisServer, store: Store) -> None:
+    called("submit-matrix", *MATRIX)
+    with redis.client() as client:
+        client.flushall()
+    assert called("resume", "latest").exit_code == 0
+    assert len(waiting(redis)) == 3
+
+
+def test_workers_that_are_required_and_missing_refuse_the_run(redis: RedisServer, store: Store) -> None:
+    result = called("submit-matrix", *MATRIX, "--require-workers")
+    assert result.exit_code == 2
+    assert "python -m workers" in result.stderr
+    assert store.runs() == []
+    assert waiting(redis) == set()
+    store.register(factories.worker())
+    assert called("submit-matrix", *MATRIX, "--require-workers").exit_code == 0
+
+
+def test_cancelled_jobs_come_back_with_resume(redis: RedisServer, store: Store) -> None:
+    called("submit-matrix", *MATRIX)
+    called("cancel", "latest")
+    assert store.run("latest").states == {State.CANCELLED: 3}
+    result = called("resume", "latest")
+    assert "3 of 3 jobs wait" in result.stdout
+    assert store.run("latest").states == {State.QUEUED: 3}
+
+
+def test_what_is_measured_stays_measured_and_its_csv_comes_back(
+    redis: RedisServer, store: Store, tmp_path: Path
+) -> None:
+    store.register(factories.worker())
+    called("submit-matrix", *MATRIX)
+    assert factories.measure_all(store, "cpu@alpha") == 3
+    result = called("submit-matrix", *MATRIX, "--output-dir", str(tmp_path / "out"))
+    assert result.exit_code == 0
+    assert "All 3 jobs were already measured" in result.stdout
+    assert "0 new attempts" in result.stdout
+    assert (tmp_path / "out" / "benchmark_results.csv").exists()
+    assert result.stdout.splitlines()[-1] == str(tmp_path / "out" / "benchmark_results.csv")
+    anew = called("submit-matrix", *MATRIX, "--again")
+    assert anew.exit_code == 0
+    assert len(store.runs()) == 2
+
+
+def test_waiting_can_be_interrupted_and_the_run_goes_on(redis: RedisServer, store: Store) -> None:
+    command = [sys.executable, "-m", "producer", "submit-matrix", *MATRIX, "--wait"]
+    process = subprocess.Popen(command, env=dict(os.environ), stdout=subprocess.PIPE, text=True)
+    eventually(lambda: len(waiting(redis)) == 3, within_s=60)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "goes on in the farm" in output
+    assert "producer cancel" in output
+    assert store.run("latest").states == {State.QUEUED: 3}
+
+
+def test_waiting_ends_with_the_table_and_the_csv(redis: RedisServer, store: Store, tmp_path: Path) -> None:
+    store.register(factories.worker())
+    command = [sys.executable, "-m", "producer", "submit-matrix", *MATRIX, "--wait", "--output-dir", str(tmp_path)]
+    process = subprocess.Popen(command, env=dict(os.environ), stdout=subprocess.PIPE, text=True)
+    eventually(lambda: len(waiting(redis)) == 3, within_s=60)
+    assert factories.measure_all(store, "cpu@alpha") == 3
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert output.count("densenet121_baseline") == 3
+    assert output.splitlines()[-1] == str(tmp_path / "benchmark_results.csv")

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from farm.devices.nvml import Gpu
+from farm.errors import BadInput, Unreachable
+from producer import local, seats
+from tests import factories
+
+
+def test_one_data_directory_has_one_embedded_farm_and_says_whose(tmp_path: Path) -> None:
+    with local.only_one(tmp_path) as note:
+        note("20260101-000000-abcd")
+        with (
+            pytest.raises(BadInput, match=f"20260101-000000-abcd .* by process {os.getpid()}"),
+            local.only_one(tmp_path),
+        ):
+            pass
+    with local.only_one(tmp_path):
+        pass
+
+
+def test_without_any_redis_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(Unreachable, match="CELERY_BROKER_URL"):
+        local.redis_server()
+
+
+def test_the_systems_redis_is_preferred_to_the_bundled_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if name == "valkey-server" else None)
+    assert local.redis_server() == "/usr/bin/valkey-server"
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert Path(local.redis_server()).name == "redis-server"
+
+
+def gpu(name: str, uuid: str) -> Gpu:
+    return Gpu(uuid=uuid, name=name, driver="580", memory_bytes=1 << 30)
+
+
+def test_every_gpu_that_fits_has_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = (gpu("NVIDIA H200", "a"), gpu("NVIDIA H200", "b"), gpu("NVIDIA A100-SXM4-80GB", "c"))
+    monkeypatch.setattr("farm.devices.nvml.gpus", lambda: there)
+
+    def taken(*devices: str) -> list[str]:
+        return [seat.uuid or seat.device for seat in seats.seats(factories.matrix(devices=devices))]
+
+    assert taken("cpu") == ["cpu"]
+    assert taken("cpu", "cuda") == ["cpu", "a", "b", "c"]
+    assert taken("cuda.a100") == ["c"]
+    with pytest.raises(BadInput, match="NVIDIA A100"):
+        taken("cuda.h100")
+
+
+def test_a_workers_processors_are_those_that_the_matrix_asks_for() -> None:
+    [seat] = seats.seats(factories.matrix(threads=1))
+    assert seat.arguments() == ["--device", "cpu", "--threads", "1"]
+    with pytest.raises(BadInput, match="this host has"):
+        seats.seats(factories.matrix(threads=1024))
