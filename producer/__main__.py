@@ -252,7 +252,9 @@ def _console() -> Console:
 @contextmanager
 def _explained() -> Iterator[None]:
     """Turns what can be foreseen into a message and an exit code; SIGTERM and SIGHUP end us like Ctrl-C."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means it
+        numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, _interrupt) for number in numbers}
     try:
         yield

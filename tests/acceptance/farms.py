@@ -85,9 +85,12 @@ class Farm:
     def held_locks(self) -> list[Path]:
         return [path for path in (self.folder / "locks").glob("**/*") if path.is_file() and _is_held(path)]
 
-    def assert_nothing_is_left(self) -> None:
+    def assert_nothing_runs(self) -> None:
         assert self.processes() == []
         assert self.held_locks() == []
+
+    def assert_nothing_is_left(self) -> None:
+        self.assert_nothing_runs()
         assert not (self.folder / "farm" / "broker").exists()
 
     def _is_ours(self, process: psutil.Process) -> bool:

@@ -52,4 +52,4 @@ def test_both_workers_completed_a_job_and_never_at_the_same_time(separate: Separ
 
 
 def test_two_workers_leave_nothing_when_they_are_told_to_end(separate: Separate) -> None:
-    separate.farm.assert_nothing_is_left()
+    separate.farm.assert_nothing_runs()
