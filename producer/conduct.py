@@ -163,8 +163,8 @@ def _hand_over(desk: Desk, run_id: str, output: Path | None) -> int:
     rows = collate(desk.store, run_id)
     path = export(rows, output or RESULTS / run_id)
     desk.say(results.table(rows))
-    for label, outcome, reason in ended.failures:
-        desk.say(f"{label}: {outcome}: {progress.one_line(reason)}")
+    for note in results.notes(rows):
+        desk.say(note)
     desk.say(show.ending(ended))
     desk.say(str(path))
     return show.exit_code(ended)

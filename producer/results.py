@@ -16,13 +16,24 @@ _STYLES = {"VALID": "green", "SUSPECT": "yellow", "INVALID": "red"}
 def table(rows: Iterable[Row]) -> Table:
     """One line per cell and environment, in the order of the matrix."""
     found = Table(box=None, pad_edge=False)
-    found.add_column("variant", overflow="fold")
+    found.add_column("variant", no_wrap=True)
     for name in ("batch size", "device", "latency ms", "samples/s", "top-1 %", "size MiB"):
         found.add_column(name, justify="left" if name == "device" else "right")
     found.add_column("outcome")
     for row in rows:
         found.add_row(*_figures(row), _outcome(row))
     return found
+
+
+def notes(rows: Iterable[Row]) -> list[str]:
+    """Why a row is not valid or not measured, a line for each such row."""
+    lines = []
+    for row in rows:
+        reasons = [" ".join(str(reason).split()) for reason in (row.verdict.reasons if row.verdict else ())]
+        why = "; ".join([*reasons, *([" ".join(row.reason.split())] if row.reason else [])])
+        if why:
+            lines.append(f"{row.cell.variant} batch {row.cell.batch_size} {row.cell.device}: {why}")
+    return lines
 
 
 def _figures(row: Row) -> list[Text]:
@@ -41,12 +52,11 @@ def _figures(row: Row) -> list[Text]:
 
 
 def _outcome(row: Row) -> Text:
-    """The verdict of what was measured, with its reasons where it is not valid; else how it ended, and why."""
+    """The verdict of what was measured, else how it ended."""
     if row.verdict is None:
-        return Text(": ".join(part for part in (row.outcome, " ".join(row.reason.split())) if part))
+        return Text(row.outcome)
     level = str(row.verdict.level)
-    reasons = ", ".join(map(str, row.verdict.reasons))
-    return Text(" ".join([level, *([f"({reasons})"] if reasons else [])]), style=_STYLES.get(level.upper(), ""))
+    return Text(level, style=_STYLES.get(level, ""))
 
 
 def _number(value: float | None, scale: float, digits: int) -> str:

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import io
+from contextlib import closing
+from pathlib import Path
+
+from rich.console import Console
+
+from farm.measurement import Outcome
+from producer import results
+from results_store.collate import Row, collate
+from results_store.store import Ending, open_store
+from tests import factories
+
+
+def rows(folder: Path) -> list[Row]:
+    """One cell measured, one unsupported, one not yet."""
+    with closing(open_store(f"sqlite:///{folder}/farm.db")) as store:
+        run_id = store.submit(factories.matrix(batch_sizes=(1, 2, 4))).run_id
+        store.register(factories.worker())
+        while (claim := store.claim("cpu@alpha")) is not None:
+            unsupported = Ending(outcome=Outcome.UNSUPPORTED, reason="no such\ninstruction")
+            if claim.spec.batch_size < 4:  # the third stays with its worker
+                store.finish(claim, factories.ok(claim) if claim.spec.batch_size == 1 else unsupported)
+        return collate(store, run_id)
+
+
+def printed(found: list[Row], width: int) -> str:
+    text = io.StringIO()
+    Console(file=text, width=width).print(results.table(found))
+    return text.getvalue()
+
+
+def test_every_cell_is_a_line_with_its_figures_or_how_it_ended(tmp_path: Path) -> None:
+    lines = printed(rows(tmp_path), 200).splitlines()
+    assert len(lines) == 1 + 3
+    assert "94.44" in lines[1]
+    assert "32.00" in lines[1]
+    assert lines[2].split()[-1] == "unsupported"
+    assert lines[3].split()[-1] == "pending"
+
+
+def test_a_narrow_terminal_still_shows_every_variant_whole(tmp_path: Path) -> None:
+    assert printed(rows(tmp_path), 80).count("densenet121_baseline") == 3
+
+
+def test_a_row_without_figures_has_a_note_that_says_why_on_one_line(tmp_path: Path) -> None:
+    [note] = [note for note in results.notes(rows(tmp_path)) if "batch 2 " in note]
+    assert note == "densenet121_baseline batch 2 cpu: no such instruction"
