@@ -54,8 +54,14 @@ class ArtifactCache:
         self.root = root
 
     def has(self, key: str) -> bool:
-        """Whether the artifact is there, or known to be impossible: there is nothing left to build."""
-        return (self.root / key / MANIFEST).is_file() or self._failure(key).is_file()
+        """Whether nothing is left to build: the artifact is there and intact, or its build failed for good."""
+        try:
+            self.get(key)
+        except CorruptArtifact:
+            return False
+        except FarmError:
+            return True
+        return True
 
     def get(self, key: str) -> Artifact:
         """The artifact, every file checked against its digest.
@@ -80,12 +86,11 @@ class ArtifactCache:
     def ensure(self, key: str, build: Builder) -> tuple[Artifact, float]:
         """The artifact, built now if need be, and the seconds spent on that. A corrupt one is made anew."""
         with self._lock(key):
-            if not self.has(key):
-                return self._build(key, build, {})
             try:
                 return self.get(key), 0.0
             except CorruptArtifact as error:
-                return self._build(key, build, {"rebuilt_because": str(error)})
+                known = {"rebuilt_because": str(error)} if (self.root / key).exists() else {}
+                return self._build(key, build, known)
 
     def _build(self, key: str, build: Builder, facts: Mapping[str, Any]) -> tuple[Artifact, float]:
         folder = Path(tempfile.mkdtemp(prefix=f"{key}.building-", dir=self.root))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from farm import catalogue, datasets, devices, environment, models, runtimes, training
+from farm import allocator, catalogue, datasets, devices, environment, models, runtimes, training
 from farm.artifacts import Artifact, ArtifactCache, key_of
 from farm.datasets import Split
 from farm.errors import BadInput
@@ -74,6 +74,8 @@ def build(spec: JobSpec, settings: Settings) -> float:
         Unsupported: this host or device cannot run the recipe.
         BadInput: the dataset is not there or not what was submitted.
     """
+    # Training with glibc untouched can take 20 times as long: a page fault for every tensor, every step.
+    allocator.apply("pinned_malloc")
     here = environment_of(spec, settings)
     devices.open_device(spec.device_kind, here.threads)
     plan = _Plan(spec, settings, here)

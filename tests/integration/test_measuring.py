@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from farm import building, measuring, runtimes
-from farm.errors import OutOfMemory, Unsupported
+from farm.errors import CorruptArtifact, OutOfMemory, Unsupported
 from farm.measurement import Measurement
 from farm.runtimes import compile as compile_runtime
 from farm.runtimes import onnxruntime as onnx_runtime
@@ -175,12 +175,14 @@ def test_synthetic_states_agreement_and_no_accuracy(measure: Any) -> None:
 
 def test_corrupt_weights_are_noticed_and_made_anew(settings: Settings, measure: Any) -> None:
     measure()
-    weights = next(settings.artifacts.glob(f"weights-*/{building.WEIGHTS}"))
+    here = building.environment_of(small(), settings)
+    assert not building.needs_build(small(), settings, here)
+    weights = building.materials(small(), settings, here).workload.weights
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    here = building.environment_of(small(), settings)
-    with pytest.raises(Exception, match="corrupt"):
+    assert building.needs_build(small(), settings, here)
+    with pytest.raises(CorruptArtifact, match="corrupt"):
         building.materials(small(), settings, here)
     assert "corrupt" in measure().evidence["rebuilt_because"]
 
