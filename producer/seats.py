@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 from farm import environment
 from farm.devices import nvml
+from farm.devices.nvml import HOST_THREADS
 from farm.errors import BadInput
 from farm.spec import Matrix
-
-#: A GPU's job computes on one processor of its host and waits for the driver on another.
-GPU_THREADS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +22,7 @@ class Seat:
     threads: int
     #: UUID of the GPU it will find; None for a CPU.
     uuid: str | None = None
-    #: As the driver names the GPU.
+    #: The GPU's model as one word.
     model: str = ""
 
     def arguments(self) -> list[str]:
@@ -41,7 +39,7 @@ def seats(matrix: Matrix) -> list[Seat]:
     here = len(os.sched_getaffinity(0))
     _check_threads(matrix.threads, here)
     cuda = [device for device in matrix.devices if device != "cpu"]
-    gpus = _gpus(matrix.threads or min(GPU_THREADS, here)) if cuda else []
+    gpus = _gpus(matrix.threads or min(HOST_THREADS, here)) if cuda else []
     for device in cuda:
         if not any(_is(device, gpu.model) for gpu in gpus):
             raise BadInput(_not_here(device, gpus))
@@ -64,18 +62,16 @@ def _check_threads(asked: int | None, here: int) -> None:
 
 def _gpus(threads: int) -> list[Seat]:
     """Every GPU of this host; none where there is no driver."""
-    return [Seat(device="cuda", threads=threads, uuid=gpu.uuid, model=gpu.name) for gpu in nvml.gpus()]
+    return [Seat(device="cuda", threads=threads, uuid=gpu.uuid, model=gpu.model) for gpu in nvml.gpus()]
 
 
 def _is(device: str, model: str) -> bool:
-    """Whether a GPU of this name serves the device: any `cuda`, or the one whose name has the model's words."""
-    kind, _, wanted = device.partition(".")
-    name = "-".join(model.lower().replace("-", " ").split())
-    return kind == "cuda" and f"-{wanted}-" in f"-{name}-" if wanted else kind == "cuda"
+    """Whether a GPU of this model serves the device: any `cuda`, or its own name."""
+    return device in ("cuda", f"cuda.{model}")
 
 
 def _not_here(device: str, found: list[Seat]) -> str:
-    here = ", ".join(["cpu", *(f"cuda ({gpu.model})" for gpu in found)])
+    here = ", ".join(["cpu", *(f"cuda.{gpu.model}" for gpu in found)])
     return (
         f"--devices {device}: this host has no such device for an embedded farm; it has: {here}. "
         "Leave the device out, or submit to a farm that has one (without --local)."

@@ -11,18 +11,12 @@ from collections.abc import Sequence
 
 from farm import environment
 from farm.devices import nvml
-from farm.devices.nvml import Gpu
+from farm.devices.nvml import HOST_THREADS, Gpu
 from farm.errors import BadInput, unknown
 from results_store.store import WorkerInfo
 from workers import locks
 
 DEVICES = ("cpu", "cuda", "auto")
-
-#: A GPU job's host side: one processor computes, one answers the driver.
-GPU_THREADS = 2
-
-#: Words of a GPU's name that say who sells it or in what form, not what it is.
-_NO_MODEL = re.compile(r"nvidia|geforce|tesla|quadro|graphics|gpu|\d+gb|hbm\d*e?|sxm\d*|pcie|nvl")
 
 
 def capabilities(
@@ -37,7 +31,7 @@ def capabilities(
 
     Args:
         device: `cpu`, `cuda`, or `auto`: a GPU where there is one, else the CPU.
-        threads: processors that a job takes; None is all for a CPU, and `GPU_THREADS` beside a GPU.
+        threads: processors that a job takes; None is all for a CPU, and `HOST_THREADS` beside a GPU.
         name: the worker's name, unique in the farm; None makes one up.
         living: the farm's workers, so that of several GPUs the least served is taken.
         visible: the GPUs to choose from, as `CUDA_VISIBLE_DEVICES` names them; None is all.
@@ -74,14 +68,7 @@ def queues(gpu: Gpu | None) -> tuple[str, ...]:
     """The queues that a device's jobs are in: `cpu`, or `gpu` and the GPU's own, such as `gpu.h200`."""
     if gpu is None:
         return ("cpu",)
-    model = model_word(gpu.name)
-    return ("gpu", f"gpu.{model}") if model else ("gpu",)
-
-
-def model_word(name: str) -> str:
-    """A GPU's model as one word: `h200` of `NVIDIA H200`, `rtx-4090` of `NVIDIA GeForce RTX 4090`."""
-    words = re.split(r"[^a-z0-9]+", name.lower())
-    return "-".join(word for word in words if word and not _NO_MODEL.fullmatch(word))
+    return ("gpu", f"gpu.{gpu.model}") if gpu.model else ("gpu",)
 
 
 def among(gpus: Sequence[Gpu], visible: str | None) -> tuple[Gpu, ...]:
@@ -117,7 +104,7 @@ def full_name(name: str | None, kind: str) -> str:
 def _threads(asked: int | None, kind: str) -> int:
     there = len(locks.processors())
     if asked is None:
-        return there if kind == "cpu" else min(GPU_THREADS, there)
+        return there if kind == "cpu" else min(HOST_THREADS, there)
     if not 1 <= asked <= there:
         raise BadInput(f"--threads {asked}: this host has {there} processors for it. Possible: 1 to {there}.")
     return asked

@@ -228,7 +228,7 @@ def classify(ended: Ended, phase: str, deadline_s: float) -> PhaseEnd:
         return end(Outcome.TIMEOUT, f"the {phase} phase took longer than {deadline_s:g} s")
     if ended.status == -signal.SIGKILL and ended.memory_ran_out:
         return end(Outcome.OUT_OF_MEMORY, "the kernel ran out of memory and killed the process")
-    return end(Outcome.CRASHED, f"crashed: {_cause(ended.status)}")
+    return end(Outcome.CRASHED, _cause(ended.status))
 
 
 def describe(ending: Ending) -> str:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pynvml
+
+#: A GPU job's host side: one processor computes, one answers the driver.
+HOST_THREADS = 2
+
+#: Words of a GPU's name that say who sells it or in what form, not what it is.
+_NO_MODEL = re.compile(r"nvidia|geforce|tesla|quadro|graphics|gpu|\d+gb|hbm\d*e?|sxm\d*|pcie|nvl")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +25,12 @@ class Gpu:
     name: str
     driver: str
     memory_bytes: int
+
+    @property
+    def model(self) -> str:
+        """Its model as one word: `h200` of `NVIDIA H200`, `rtx-4090` of `NVIDIA GeForce RTX 4090`."""
+        words = re.split(r"[^a-z0-9]+", self.name.lower())
+        return "-".join(word for word in words if word and not _NO_MODEL.fullmatch(word))
 
 
 @contextmanager

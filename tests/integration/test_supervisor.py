@@ -103,11 +103,11 @@ def test_a_message_that_names_no_job_serves_the_next_one_and_says_which(farm: Fa
 @pytest.mark.parametrize(
     ("script", "outcome", "reason"),
     [
-        ("ctypes.string_at(0)", Outcome.CRASHED, "crashed: SIGSEGV"),
-        ("os.abort()", Outcome.CRASHED, "crashed: SIGABRT"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", Outcome.CRASHED, "crashed: SIGKILL"),
-        ("sys.exit(7)", Outcome.CRASHED, "crashed: exit status 7 without a result"),
-        ("pass", Outcome.CRASHED, "crashed: exit status 0 without a result"),
+        ("ctypes.string_at(0)", Outcome.CRASHED, "SIGSEGV"),
+        ("os.abort()", Outcome.CRASHED, "SIGABRT"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", Outcome.CRASHED, "SIGKILL"),
+        ("sys.exit(7)", Outcome.CRASHED, "exit status 7 without a result"),
+        ("pass", Outcome.CRASHED, "exit status 0 without a result"),
         ('os.write(int(sys.argv[3]), b\'{"outcome": "ok\')', Outcome.CRASHED, "without a result"),
         ("report(outcome='unsupported', reason='no bf16')", Outcome.UNSUPPORTED, "no bf16"),
         ("report(outcome='out_of_memory', reason='CUDA')", Outcome.OUT_OF_MEMORY, "CUDA"),
@@ -158,7 +158,7 @@ def test_a_gigabyte_of_output_costs_no_memory_and_its_end_is_kept(farm: Farm) ->
     script = "for _ in range(1024): os.write(1, b'x' * 2**20)\nos.write(2, b'the end')\nos.abort()"
     kept: list[Ending] = []
     served = farm.supervisor(script, store=Spy(farm.store, kept))
-    assert served.handle(farm.submit(measure_deadline_s=60)) == "failed: crashed: crashed: SIGABRT"
+    assert served.handle(farm.submit(measure_deadline_s=60)) == "failed: crashed: SIGABRT"
     assert "the end" in kept[0].log_tail
     assert "Fatal Python error: Aborted" in kept[0].log_tail  # by faulthandler: where it was
     assert len(kept[0].log_tail) <= 64 * 1024
@@ -231,7 +231,7 @@ def test_a_build_comes_first_in_a_process_of_its_own_and_its_time_is_handed_on(f
 def test_a_failed_build_ends_the_attempt_in_its_phase(farm: Farm) -> None:
     kept: list[Ending] = []
     served = farm.supervisor("os.abort()", needs_build=lambda *_: True, store=Spy(farm.store, kept))
-    assert served.handle(farm.submit()) == "failed: crashed: crashed: SIGABRT"
+    assert served.handle(farm.submit()) == "failed: crashed: SIGABRT"
     assert kept[0].phase == "build"
     assert kept[0].device_from is not None
     assert kept[0].device_until is not None
@@ -403,6 +403,6 @@ class Spy:
 def test_classification_names_signals_that_python_does_not_know() -> None:
     ended = watching.Ended(stopped=None, status=-60, result=b"", output=b"\xff\0", memory_ran_out=False)
     end = supervisor.classify(ended, "measure", 1.0)
-    assert (end.outcome, end.reason, end.log_tail) == (Outcome.CRASHED, "crashed: signal 60", "\ufffd")
+    assert (end.outcome, end.reason, end.log_tail) == (Outcome.CRASHED, "signal 60", "\ufffd")
     lost = supervisor.classify(replace(ended, stopped=Stopped.LOST), "measure", 1.0)
     assert lost.outcome is None

@@ -73,7 +73,7 @@ def test_two_workers_take_different_gpus_and_a_third_one_shares(two_gpus: None) 
 
 
 def test_a_gpu_worker_takes_few_processors(two_gpus: None) -> None:
-    assert capabilities.capabilities("cuda").threads <= capabilities.GPU_THREADS
+    assert capabilities.capabilities("cuda").threads <= nvml.HOST_THREADS
 
 
 def test_names_made_up_are_unique_and_say_what_and_where() -> None:
