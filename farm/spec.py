@@ -97,7 +97,15 @@ class Protocol(Value):
 #: `--protocol`: the protocol and how many repeats of each cell it takes.
 PRESETS: Mapping[str, tuple[Protocol, int]] = {
     "quick": (
-        Protocol(name="quick", warmup_min_s=0.3, warmup_max_s=1.5, min_s=0.7, max_s=1.2, target_half_width=0.02),
+        Protocol(
+            name="quick",
+            warmup_min_s=0.3,
+            warmup_max_s=1.5,
+            min_s=0.7,
+            max_s=1.2,
+            target_half_width=0.02,
+            accuracy_samples=256,
+        ),
         1,
     ),
     "standard": (Protocol(), 10),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 #: A percentile is stated from so many samples on; below, its cell is empty.
 FLOORS: Mapping[int, int] = {50: 11, 90: 64, 95: 130, 99: 662}
@@ -48,8 +48,9 @@ def percentile_interval(samples: Sequence[float], q: int) -> tuple[float, float]
     if len(samples) < FLOORS[q]:
         return None
     ordered = np.sort(np.asarray(samples, dtype=np.float64))
-    low, high = stats.binom.interval(CONFIDENCE, len(ordered), q / 100)
-    return float(ordered[max(0, int(low) - 1)]), float(ordered[min(len(ordered) - 1, int(high))])
+    tail = (1 - CONFIDENCE) / 2
+    low, high = (int(np.ceil(special.bdtrik(p, len(ordered), q / 100))) for p in (tail, 1 - tail))
+    return float(ordered[max(0, low - 1)]), float(ordered[min(len(ordered) - 1, high)])
 
 
 def relative_half_width(samples: Sequence[float]) -> float | None:
@@ -92,5 +93,7 @@ def _resampled_medians(samples: np.ndarray, draw: np.random.Generator) -> np.nda
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a proportion."""
+    from scipy import stats  # here, because importing it takes longer than a measuring process should wait
+
     interval = stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)

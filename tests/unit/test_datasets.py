@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from farm import datasets
+from farm.datasets import digits
 from farm.errors import BadInput
 
 
@@ -25,6 +26,14 @@ def test_digits_are_real_labels_with_at_least_800_held_out(tmp_path: Path) -> No
     assert test.images[:2].shape == (2, 3, 64, 64)
     assert test.images[:2].dtype == np.float32
     assert set(test.labels) == set(range(10))
+
+
+def test_the_digits_are_scikit_learns() -> None:
+    from sklearn.datasets import load_digits
+
+    pixels, labels = digits._read()
+    assert np.array_equal(pixels, load_digits().images)
+    assert np.array_equal(labels, load_digits().target)
 
 
 def test_no_digit_is_both_trained_on_and_tested(tmp_path: Path) -> None:

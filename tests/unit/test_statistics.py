@@ -93,3 +93,14 @@ def test_wilsons_interval_is_the_published_one() -> None:
     # Agresti and Coull (1998): 10 of 10 gives a lower bound of 0.722
     assert statistics.wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
     assert statistics.wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+
+
+@pytest.mark.parametrize("n", [11, 64, 130, 1000])
+@pytest.mark.parametrize("q", [50, 90])
+def test_the_ranks_of_a_percentiles_interval_are_the_binomials_quantiles(n: int, q: int) -> None:
+    from scipy.stats import binom
+
+    found = statistics.percentile_interval(list(range(1, n + 1)), q)
+    if found is not None:
+        low, high = binom.interval(0.95, n, q / 100)
+        assert found == (max(1, low), min(n, high + 1))
