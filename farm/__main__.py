@@ -65,7 +65,7 @@ def measure(
     try:
         measured = measure_job(spec)
     except (Unsupported, OutOfMemory) as error:
-        outcome = Outcome.UNSUPPORTED if isinstance(error, Unsupported) else Outcome.OUT_OF_MEMORY
+        outcome = outcome_of(error)
         Console(stderr=True).print(f"{outcome}: {error}", markup=False, highlight=False)
         print(json.dumps({"outcome": outcome, "reason": str(error), "spec": spec.model_dump(mode="json")}))
         return
@@ -76,11 +76,16 @@ def measure(
 
 @app.command(hidden=True)
 def build(spec: Annotated[str, typer.Option(help="A JobSpec as JSON; `-` reads it from standard input.")]) -> None:
-    """Build what a job needs and does not find in the cache; `measure` calls this by itself."""
+    """Build what a job needs and does not find in the cache; how that ended is JSON on the last line."""
     from farm.building import build as build_job
 
     text = sys.stdin.read() if spec == "-" else spec
-    build_job(validated(JobSpec, json.loads(text)), Settings())
+    ended: dict[str, Any] = {"outcome": Outcome.OK}
+    try:
+        ended["build_spent_s"] = build_job(validated(JobSpec, json.loads(text)), Settings())
+    except FarmError as error:
+        ended = {"outcome": outcome_of(error), "reason": str(error)}
+    print(json.dumps(ended))
 
 
 @app.command()
@@ -103,6 +108,13 @@ def recipes() -> None:
     console.print("models: " + ", ".join(models.names()))
     for name in datasets.names():
         console.print(f"dataset {name}: {datasets.support(name).summary}")
+
+
+def outcome_of(error: FarmError) -> Outcome:
+    """How an attempt ended that raised this."""
+    if isinstance(error, Unsupported):
+        return Outcome.UNSUPPORTED
+    return Outcome.OUT_OF_MEMORY if isinstance(error, OutOfMemory) else Outcome.ERROR
 
 
 def summarize(measured: Measurement) -> dict[str, Any]:

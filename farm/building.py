@@ -18,7 +18,7 @@ import numpy as np
 from farm import allocator, catalogue, datasets, devices, environment, models, runtimes, training
 from farm.artifacts import Artifact, ArtifactCache, key_of
 from farm.datasets import Split
-from farm.errors import BadInput
+from farm.errors import BadInput, memory_errors
 from farm.measurement import Environment
 from farm.runtimes import Workload
 from farm.settings import Settings
@@ -71,7 +71,7 @@ def build(spec: JobSpec, settings: Settings) -> float:
         Seconds spent; 0.0 when everything was there.
 
     Raises:
-        Unsupported: this host or device cannot run the recipe.
+        Unsupported, OutOfMemory: this host or device cannot run the recipe.
         BadInput: the dataset is not there or not what was submitted.
     """
     # Training with glibc untouched can take 20 times as long: a page fault for every tensor, every step.
@@ -79,9 +79,10 @@ def build(spec: JobSpec, settings: Settings) -> float:
     here = environment_of(spec, settings)
     devices.open_device(spec.device_kind, here.threads)
     plan = _Plan(spec, settings, here)
-    _, weights_s = plan.weights()
-    _, reference_s = plan.reference()
-    _, artifact_s = plan.artifact()
+    with memory_errors():
+        _, weights_s = plan.weights()
+        _, reference_s = plan.reference()
+        _, artifact_s = plan.artifact()
     return weights_s + reference_s + artifact_s
 
 

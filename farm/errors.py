@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+#: How the libraries say that memory ran out.
+_NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "failed to allocate", "bad_alloc")
 
 
 class FarmError(Exception):
@@ -42,3 +46,16 @@ def shorten(names: list[str], most: int = 24) -> str:
     """The names in one line, cut after `most` of them."""
     shown = ", ".join(names[:most]) or "none"
     return shown if len(names) <= most else f"{shown}, … ({len(names)} in all)"
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turns every library's way of saying that memory ran out into `OutOfMemory`."""
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemory(f"host memory ran out: {error}") from None
+    except RuntimeError as error:
+        if any(sign in str(error).lower() for sign in _NO_MEMORY):
+            raise OutOfMemory(str(error).splitlines()[0]) from None
+        raise

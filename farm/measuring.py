@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 
 from farm import allocator, building, devices, runtimes
 from farm.datasets import Split
-from farm.errors import FarmError, OutOfMemory
-from farm.measurement import Environment, Measurement
+from farm.errors import FarmError, OutOfMemory, Unsupported, memory_errors
+from farm.measurement import Measurement, Outcome
 from farm.passes import accuracy, latency
 from farm.passes.memory import MemoryWatch
 from farm.settings import Settings
@@ -21,9 +20,6 @@ from farm.spec import JobSpec
 
 #: Distinct inputs together take at most so much.
 _INPUT_BYTES = 2**30
-
-#: How the libraries say that memory ran out.
-_NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "failed to allocate", "bad_alloc")
 
 
 def measure(spec: JobSpec, settings: Settings | None = None) -> Measurement:
@@ -43,11 +39,19 @@ def measure(spec: JobSpec, settings: Settings | None = None) -> Measurement:
 
 
 def _build_apart(spec: JobSpec) -> None:
-    """A build leaves its traces in a process (memory, threads): it gets one of its own."""
+    """A build leaves its traces in a process (memory, threads): it gets one of its own.
+
+    What it says goes to our stderr; how it ended is the last line of its stdout.
+    """
     command = [sys.executable, "-m", "farm", "build", "--spec", "-"]
-    done = subprocess.run(command, input=spec.model_dump_json(), text=True, check=False)
-    if done.returncode < 0 or done.returncode > 2:
-        raise FarmError(f"The build ended with status {done.returncode}; its output is above.")
+    done = subprocess.run(command, input=spec.model_dump_json(), stdout=subprocess.PIPE, text=True, check=False)
+    try:
+        ended = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        raise FarmError(f"The build ended with status {done.returncode}; what it said is above.") from None
+    kinds = {Outcome.UNSUPPORTED: Unsupported, Outcome.OUT_OF_MEMORY: OutOfMemory, Outcome.ERROR: FarmError}
+    if ended["outcome"] != Outcome.OK:
+        raise kinds[ended["outcome"]](ended["reason"])
 
 
 def measure_here(spec: JobSpec, settings: Settings, build_spent_s: float = 0.0) -> Measurement:
@@ -104,14 +108,12 @@ def _measured(spec: JobSpec, settings: Settings, build_spent_s: float) -> Measur
         build_spent_s=build_spent_s,
         model_size_bytes=made.model_size_bytes,
         parameters=made.weights.facts["parameters"],
-        evidence={**_provenance(made, spec, device, here), **evidence},
+        evidence={**_provenance(made, spec, device), **evidence},
         missing=memory.missing | _unobserved(test, spec),
     )
 
 
-def _provenance(
-    made: building.Materials, spec: JobSpec, device: devices.Device, here: Environment
-) -> dict[str, object]:
+def _provenance(made: building.Materials, spec: JobSpec, device: devices.Device) -> dict[str, object]:
     """Where weights and artifact come from, and how the recipe's arithmetic is done here."""
     known: dict[str, object] = {"weights": made.weights.facts["origin"]}
     for artifact in (made.weights, made.reference, made.artifact):
@@ -122,7 +124,7 @@ def _provenance(
         if "graph_breaks" in made.artifact.facts:
             known["graph_breaks"] = made.artifact.facts["graph_breaks"]
     if spec.recipe.precision == "amp":
-        known["amp"] = device.amp_evidence(here)
+        known["amp"] = device.amp_evidence()
     return known
 
 
@@ -149,16 +151,3 @@ def distinct_inputs(test: Split, spec: JobSpec) -> list[np.ndarray]:
         accuracy.filled(test.images[np.unique(chosen)], spec.batch_size)
         for chosen in indices.reshape(count, spec.batch_size)
     ]
-
-
-@contextmanager
-def memory_errors() -> Iterator[None]:
-    """Turns every library's way of saying that memory ran out into `OutOfMemory`."""
-    try:
-        yield
-    except MemoryError as error:
-        raise OutOfMemory(f"host memory ran out: {error}") from None
-    except RuntimeError as error:
-        if any(sign in str(error).lower() for sign in _NO_MEMORY):
-            raise OutOfMemory(str(error).splitlines()[0]) from None
-        raise

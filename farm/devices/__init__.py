@@ -8,8 +8,6 @@ from __future__ import annotations
 import importlib
 from typing import Protocol
 
-from farm.measurement import Environment
-
 
 class Device(Protocol):
     """What the passes need of a device."""
@@ -23,7 +21,7 @@ class Device(Protocol):
     def peak_bytes(self) -> tuple[int | None, int | None]:
         """Highest device memory since then: held by the allocator, seen by the driver. None: not observed."""
 
-    def amp_evidence(self, environment: Environment) -> str:
+    def amp_evidence(self) -> str:
         """How `amp` is computed here: `hardware` or `emulated`."""
 
 

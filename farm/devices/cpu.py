@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from farm.environment import has_bf16
-from farm.measurement import Environment
 
 
 class Cpu:
@@ -21,7 +20,7 @@ class Cpu:
         """A CPU has no memory of its own."""
         return None, None
 
-    def amp_evidence(self, environment: Environment) -> str:
+    def amp_evidence(self) -> str:
         """Whether bfloat16 is the processor's own."""
         return "hardware" if has_bf16() else "emulated"
 

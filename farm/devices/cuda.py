@@ -6,7 +6,6 @@ import torch
 
 from farm.devices import nvml
 from farm.errors import Unsupported
-from farm.measurement import Environment
 
 
 class Cuda:
@@ -32,7 +31,7 @@ class Cuda:
         seen = None if now is None or self.before is None else max(0, now - self.before)
         return torch.cuda.max_memory_allocated(), seen
 
-    def amp_evidence(self, environment: Environment) -> str:
+    def amp_evidence(self) -> str:
         """float16 is every CUDA GPU's own."""
         return "hardware"
 

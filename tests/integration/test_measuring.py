@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from farm import building, measuring, runtimes
-from farm.errors import CorruptArtifact, OutOfMemory, Unsupported
+from farm.errors import CorruptArtifact, OutOfMemory, Unsupported, memory_errors
 from farm.measurement import Measurement
 from farm.runtimes import compile as compile_runtime
 from farm.runtimes import onnxruntime as onnx_runtime
@@ -199,7 +199,7 @@ def test_a_gpu_recipe_without_a_gpu_is_unsupported_or_refused(measure: Any, plug
     [MemoryError("x"), RuntimeError("DefaultCPUAllocator: can't allocate memory"), RuntimeError("bad_alloc")],
 )
 def test_memory_that_ran_out_is_told_apart(error: Exception) -> None:
-    with pytest.raises(OutOfMemory), measuring.memory_errors():
+    with pytest.raises(OutOfMemory), memory_errors():
         raise error
 
 
@@ -263,3 +263,26 @@ def test_bad_input_ends_with_2_and_no_traceback(arguments: list[str], part: str,
     assert part in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "data").exists()
+
+
+def test_a_build_that_cannot_be_is_the_result_and_not_a_riddle(settings: Settings, tmp_path: Path) -> None:
+    arguments = [
+        "measure",
+        "--model",
+        "resnet18",
+        "--image-size",
+        "32",
+        "--recipe",
+        "compile",
+        "--batch-size",
+        "3",
+    ]
+    environment = {**os.environ, "FARM_DATA_DIR": str(settings.data_dir), "CXX": "no-such-compiler"}
+    command = [sys.executable, "-m", "farm", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    ended = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 0
+    assert (ended["outcome"], ended["reason"]) == (
+        "unsupported",
+        "compile needs a C++ compiler: apt-get install g++",
+    )
