@@ -51,6 +51,7 @@ class Farm:
     @contextmanager
     def started(self, module: str, *arguments: str) -> Iterator[Process]:
         """A command that runs; interrupted where it still does at the end."""
+        self._share_artifacts()
         process = Process([sys.executable, "-m", module, *arguments], self.environment)
         try:
             yield process
@@ -92,6 +93,14 @@ class Farm:
     def assert_nothing_is_left(self) -> None:
         self.assert_nothing_runs()
         assert not (self.folder / "farm" / "broker").exists()
+
+    def _share_artifacts(self) -> None:
+        """All farms of a session train the same model: once is enough."""
+        shared, own = self.folder.parent / "artifacts", self.folder / "farm" / "artifacts"
+        shared.mkdir(exist_ok=True)
+        own.parent.mkdir(exist_ok=True)
+        if not own.exists():
+            own.symlink_to(shared)
 
     def _is_ours(self, process: psutil.Process) -> bool:
         try:
