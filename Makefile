@@ -15,8 +15,8 @@ setup: .venv/.ready  ## Make .venv with all that the farm runs on.
 setup-dev: .venv/.ready-dev  ## The same, and what the tests need.
 
 .venv/bin/python:
-	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 13)' 2>/dev/null \
-		|| { echo "The farm needs Python 3.11 to 3.13. Say which: make PYTHON=python3.11 ..." >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 12)' 2>/dev/null \
+		|| { echo "The farm needs Python 3.11 or 3.12. Say which: make PYTHON=python3.11 ..." >&2; exit 2; }
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "Missing venv: apt-get install python3-venv" >&2; exit 2; }
 
 .venv/.ready: requirements.txt | .venv/bin/python

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from enum import StrEnum
 from typing import Annotated, Any
@@ -38,8 +39,10 @@ def measure(
     batch_size: Annotated[str, typer.Option(help="Images per call.")] = "1",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     dataset: Annotated[str, typer.Option(help="digits, synthetic or image_folder:NAME.")] = "digits",
-    image_size: Annotated[int | None, typer.Option(help="Side in pixels [64 for digits, else 224].")] = None,
-    threads: Annotated[int | None, typer.Option(help="Processors to use [all].")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side in pixels; 64 for digits and 224 otherwise where not given.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Processors to use; all where not given.")] = None,
     protocol: Annotated[ProtocolName, typer.Option(help="How long to measure.")] = ProtocolName.QUICK,
 ) -> None:
     """Measure one job in this process: a table for people, one JSON object on the last line.
@@ -173,7 +176,7 @@ def _table(summary: dict[str, Any]) -> Table:
     table.add_row("memory", f"{summary['peak_memory_bytes'] / 2**20:,.1f} MiB above the process's floor")
     table.add_row("model size", f"{summary['model_size_bytes'] / 2**20:,.2f} MiB")
     table.add_row("accuracy", _accuracy(summary["accuracy"]))
-    table.add_row("verdict", " ".join([str(summary["verdict"]), *summary["reasons"]]))
+    table.add_row("verdict", ": ".join(filter(None, [str(summary["verdict"]), "; ".join(summary["reasons"])])))
     return table
 
 
@@ -191,6 +194,8 @@ def _ms(seconds: float | None) -> str:
 
 def main() -> None:
     """The door: errors become messages and exit codes."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("farm").setLevel(logging.INFO)
     try:
         app()
     except FarmError as error:

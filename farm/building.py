@@ -8,6 +8,7 @@ runtime loads (traced, compiled, exported). Asking what is missing imports no to
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from farm.spec import JobSpec
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger(__name__)
 
 WEIGHTS = "weights.safetensors"
 LOGITS = "logits.npy"
@@ -194,6 +197,7 @@ class _Plan:
         model = models.create(self.spec.model, len(data.classes))
         facts: Mapping[str, Any] = {"origin": f"random, seed {SEED}"}
         if data.labels is not None:
+            log.info("training %s on %s, once: about a minute on 2 processors", self.spec.model, self.spec.dataset)
             facts = {"origin": "trained here", **self._train(model, data)}
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
         count = sum(parameter.numel() for parameter in model.parameters())
@@ -209,6 +213,7 @@ class _Plan:
     def _make_reference(self, folder: Path) -> Mapping[str, Any]:
         import torch
 
+        log.info("asking the fp32 baseline for its answers, once")
         model, test = self._model(), test_part(self.spec, self.settings)
         starts = range(0, len(test.images), REFERENCE_BATCH)
         with torch.inference_mode():
@@ -222,8 +227,12 @@ class _Plan:
         """What the recipe's runtime loads."""
         if self.artifact_key is None:
             return None, 0.0
-        plugin = runtimes.module(self.spec.recipe.runtime)
-        return self.cache.ensure(self.artifact_key, lambda folder: plugin.build(self.workload(), folder))
+        return self.cache.ensure(self.artifact_key, self._make_artifact)
+
+    def _make_artifact(self, folder: Path) -> Mapping[str, Any]:
+        log.info("building %s batch %d, once", self.spec.variant, self.spec.batch_size)
+        facts: Mapping[str, Any] = runtimes.module(self.spec.recipe.runtime).build(self.workload(), folder)
+        return facts
 
     def workload(self) -> Workload:
         """What the runtime is asked to run."""

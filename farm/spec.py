@@ -302,4 +302,6 @@ def _explain(kind: type[Value], problem: Any) -> str:
     text = str(problem["msg"]).removeprefix("Value error, ")
     if isinstance(problem.get("ctx", {}).get("error"), ValueError):
         return text
+    if problem["type"] == "int_parsing":
+        text = "This must be a whole number"
     return f"{where}: {text} (given: {problem['input']!r})."

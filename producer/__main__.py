@@ -199,7 +199,7 @@ def cancel(run: RunId) -> None:
         run_id = desk.store.run(run).run_id
         queued, running = desk.store.cancel(run_id)
         desk.say(f"Run {run_id}: {queued} waiting jobs cancelled, {running} running ones are being stopped.")
-        desk.say(f"Bring them back with: python -m producer resume {run_id}")
+        desk.say(f"Bring them back with: python -m producer resume {run_id} (with --local for an embedded farm)")
 
 
 def main() -> NoReturn:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from farm.errors import Unreachable
+from farm.measurement import Outcome
 from results_store.store import Store
 from results_store.values import Progress, State
 
@@ -79,16 +80,18 @@ class PlainView:
         self._said = -1
         self._failures = 0
         self._is_away = False
+        self._has_begun = False
 
     def show(self, progress: Progress) -> None:
-        """A line where something ended since the last, and one for each new failure."""
+        """A line when the first job begins and where something ended since the last, and one for each failure."""
         if self._is_away:
             self._print("The database answers again.")
         self._is_away = False
         ended = jobs_ended(progress)
         step = max(1, progress.jobs // _MOST_LINES)
-        if ended >= self._said + step or (progress.finished and ended != self._said):
-            self._said = ended
+        begins = bool(progress.running) and not self._has_begun
+        if begins or ended >= self._said + step or (progress.finished and ended != self._said):
+            self._said, self._has_begun = ended, self._has_begun or begins
             self._print(summary(progress))
         for label, outcome, reason in progress.failures[self._failures :]:
             self._print(f"  failed: {label}: {outcome}: {one_line(reason)}")
@@ -154,6 +157,12 @@ def jobs_ended(progress: Progress) -> int:
     return sum(count for state, count in progress.states.items() if not state.is_open)
 
 
+def ends(progress: Progress) -> dict[Outcome, int]:
+    """How many jobs ended in which way; a lost attempt is an end only where the job has failed of it."""
+    failed = progress.states.get(State.FAILED, 0)
+    return {o: count for o, count in progress.outcomes.items() if count and (o is not Outcome.LOST or failed)}
+
+
 def time_left_s(progress: Progress) -> float | None:
     """Seconds until the last job ends, from the mean of those that ended; None before the first has."""
     if progress.seconds_per_job is None:
@@ -181,7 +190,7 @@ def one_line(text: str, most: int = 300) -> str:
 
 
 def _counts(progress: Progress) -> list[tuple[str, int]]:
-    outcomes = [(outcome.value, count) for outcome, count in progress.outcomes.items() if count]
+    outcomes = [(outcome.value, count) for outcome, count in ends(progress).items()]
     waiting = progress.states.get(State.QUEUED, 0)
     return [*outcomes, *([("waiting", waiting)] if waiting else [])]
 
@@ -191,7 +200,9 @@ def _left(progress: Progress) -> str:
         return "finished"
     left = time_left_s(progress)
     if left is None:
-        return "time left: estimating" if progress.running else "waiting for a worker"
+        if not progress.running:
+            return "waiting for a worker"
+        return "time left: estimating (the first jobs also train the model and build what is missing)"
     return f"about {duration(left)} left"
 
 

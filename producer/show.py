@@ -11,7 +11,7 @@ from rich.text import Text
 
 from farm.measurement import Outcome
 from farm.spec import Matrix
-from producer.progress import duration
+from producer.progress import duration, ends
 from producer.submit import seconds_of_job
 from results_store.values import Progress, RunInfo, State, WorkerInfo
 
@@ -71,7 +71,7 @@ def workers(living: Iterable[WorkerInfo]) -> Table:
 
 def ending(progress: Progress) -> str:
     """How a run ended, in one sentence."""
-    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(progress.outcomes.items()) if count)
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(ends(progress).items()))
     cancelled = progress.states.get(State.CANCELLED, 0)
     more = f", {cancelled} cancelled" if cancelled and Outcome.CANCELLED not in progress.outcomes else ""
     return f"Run {progress.run_id}: {progress.jobs} jobs: {outcomes or 'nothing measured'}{more}."
