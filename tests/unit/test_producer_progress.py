@@ -109,3 +109,18 @@ def test_what_a_terminal_shows_has_a_bar_what_runs_and_the_failures() -> None:
     assert "cpu@alpha" in text
     assert "no end after 900 s" in text
     assert "━" in text
+
+
+def test_a_line_is_printed_when_the_first_job_begins() -> None:
+    waiting = progress(states={State.QUEUED: 4}, outcomes={}, running=(), seconds_per_job=None)
+    begun = progress(states={State.QUEUED: 3, State.RUNNING: 1}, outcomes={}, seconds_per_job=None)
+    lines = followed(waiting, waiting, begun, begun, progress(**FINISHED)).splitlines()
+    assert len(lines) == 3
+    assert "waiting for a worker" in lines[0]
+    assert "train the model" in lines[1]
+
+
+def test_an_attempt_that_was_lost_is_no_end_of_a_job_that_was_cancelled() -> None:
+    outcomes = {Outcome.OK: 1, Outcome.LOST: 1}
+    assert shown.ends(progress(states={State.CANCELLED: 2}, outcomes=outcomes)) == {Outcome.OK: 1}
+    assert shown.ends(progress(states={State.FAILED: 1}, outcomes=outcomes)) == outcomes
