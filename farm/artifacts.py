@@ -24,6 +24,9 @@ from farm.errors import CorruptArtifact, FarmError
 
 MANIFEST = "manifest.json"
 
+#: What libraries say of troubles that pass: a build that met one may well succeed another time.
+_PASSING = ("no space left", "can't allocate memory", "out of memory", "bad_alloc", "not enough memory")
+
 #: Fills the folder and returns facts worth storing.
 Builder = Callable[[Path], Mapping[str, Any]]
 
@@ -106,6 +109,8 @@ class ArtifactCache:
         except (OSError, MemoryError, FarmError):
             raise  # the user or the operator can mend it: it may well succeed another time
         except Exception as error:
+            if any(sign in str(error).lower() for sign in _PASSING):
+                raise
             self._failure(key).write_text(json.dumps({"reason": f"{type(error).__name__}: {error}"}))
             raise
         finally:

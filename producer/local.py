@@ -56,6 +56,7 @@ def only_one(data_dir: Path) -> Iterator[Callable[[str], None]]:
     Raises:
         BadInput: another process has one running there; the message names it and its run.
     """
+    data_dir.mkdir(parents=True, exist_ok=True)
     path = data_dir / "local.lock"
     with path.open("a+") as file:
         try:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from farm.datasets import Split
+from farm.errors import FarmError
 from farm.measurement import Accuracy
 from farm.runtimes import Session
 
@@ -20,7 +21,7 @@ def run(session: Session, test: Split, batch_size: int, reference: np.ndarray) -
         batch_size: the job's; the last batch is filled up with copies that are not counted.
         reference: the fp32 baseline's logits, (samples, classes).
     """
-    logits = np.concatenate(list(_answers(session, test, batch_size)))
+    logits = np.concatenate(list(_answers(session, test, batch_size, reference.shape[1])))
     finite = bool(np.isfinite(logits).all())
     return Accuracy(
         samples=len(logits),
@@ -38,10 +39,12 @@ def correct(logits: np.ndarray, labels: np.ndarray, k: int) -> int:
     return int((highest == labels[:, None]).any(axis=1).sum())
 
 
-def _answers(session: Session, test: Split, batch_size: int) -> Iterator[np.ndarray]:
+def _answers(session: Session, test: Split, batch_size: int, classes: int) -> Iterator[np.ndarray]:
     for start in range(0, len(test.images), batch_size):
         images = test.images[start : start + batch_size]
         logits = session.to_host(session.run(session.to_device(filled(images, batch_size))))
+        if logits.shape != (batch_size, classes):
+            raise FarmError(f"The runtime answered with shape {logits.shape}, not {(batch_size, classes)}.")
         yield logits[: len(images)].astype(np.float64)
 
 
