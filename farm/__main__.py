@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from farm import catalogue, datasets, models, recipe, runtimes, statistics
+from farm import catalogue, datasets, models, plugins, recipe, runtimes, statistics
 from farm.errors import FarmError, OutOfMemory, Unsupported
 from farm.measurement import Measurement, Outcome
 from farm.settings import Settings
@@ -102,15 +102,15 @@ def recipes() -> None:
     table = Table("axis", "choice", "what it does", title="Recipes: at most one choice of each axis")
     table.add_row("", recipe.BASELINE, "fp32, NCHW, eager, pinned malloc")
     described = {**catalogue.LAYOUTS, **catalogue.PRECISIONS, **catalogue.ALLOCATORS}
-    described |= {name: runtimes.support(name).summary for name in runtimes.names()}
+    described |= {name: plugin.SUPPORT.summary for name, plugin in plugins.loadable(runtimes.__name__).items()}
     for axis in recipe.AXES:
         for name in (choice for choice, of in catalogue.choices().items() if of == axis):
-            table.add_row(axis, name, described[name])
+            table.add_row(axis, name, described.get(name, "cannot be loaded (see above)"))
     console = Console()
     console.print(table)
     console.print("models: " + ", ".join(models.names()))
-    for name in datasets.names():
-        console.print(f"dataset {name}: {datasets.support(name).summary}")
+    for name, plugin in plugins.loadable(datasets.__name__).items():
+        console.print(f"dataset {name}: {plugin.SUPPORT.summary}")
 
 
 def outcome_of(error: FarmError) -> Outcome:
@@ -199,7 +199,7 @@ def main() -> None:
     try:
         app()
     except FarmError as error:
-        Console(stderr=True).print(f"Error: {error}", markup=False, highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(USAGE)
 
 

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, Field, ValidationError
+
 from farm.errors import CorruptArtifact, FarmError
 
 MANIFEST = "manifest.json"
@@ -42,6 +44,21 @@ class Artifact:
     build_s: float
     #: All its files together.
     size_bytes: int
+
+
+class _Manifest(BaseModel):
+    """`manifest.json` of an artifact."""
+
+    #: Digest of every file, by its path in the folder.
+    files: dict[str, str] = Field(min_length=1)
+    facts: dict[str, Any]
+    build_s: float = Field(ge=0)
+
+
+class _Failure(BaseModel):
+    """`<artifact>.failed.json`."""
+
+    reason: str
 
 
 def key_of(kind: str, content: Mapping[str, Any]) -> str:
@@ -76,15 +93,15 @@ class ArtifactCache:
         self._raise_failure(key)
         folder = self.root / key
         try:
-            manifest = json.loads((folder / MANIFEST).read_text())
-            files: dict[str, str] = manifest["files"]
-            wrong = [name for name, digest in files.items() if _digest(folder / name) != digest]
-        except (OSError, ValueError, KeyError) as error:
-            raise CorruptArtifact(f"Artifact {folder} cannot be read ({error}). Delete that folder.") from None
+            manifest = _Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+            wrong = [name for name, digest in manifest.files.items() if _digest(folder / name) != digest]
+            size = sum((folder / name).stat().st_size for name in manifest.files)
+        except (OSError, ValidationError) as error:
+            why = str(error).splitlines()[0]
+            raise CorruptArtifact(f"Artifact {folder} cannot be read ({why}). Delete that folder.") from None
         if wrong:
             raise CorruptArtifact(f"Artifact {folder} is corrupt: {', '.join(wrong)}. Delete that folder.")
-        size = sum((folder / name).stat().st_size for name in files)
-        return Artifact(folder=folder, facts=manifest["facts"], build_s=manifest["build_s"], size_bytes=size)
+        return Artifact(folder=folder, facts=manifest.facts, build_s=manifest.build_s, size_bytes=size)
 
     def ensure(self, key: str, build: Builder) -> tuple[Artifact, float]:
         """The artifact, built now if need be, and the seconds spent on that. A corrupt one is made anew."""
@@ -102,8 +119,8 @@ class ArtifactCache:
             found = {**build(folder), **facts}
             spent = time.monotonic() - began
             files = {p.relative_to(folder).as_posix(): _digest(p) for p in folder.rglob("*") if p.is_file()}
-            manifest = {"files": files, "facts": found, "build_s": spent}
-            (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+            manifest = _Manifest(files=files, facts=found, build_s=spent)
+            (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1))
             shutil.rmtree(self.root / key, ignore_errors=True)
             folder.replace(self.root / key)
         except (OSError, MemoryError, FarmError):
@@ -111,7 +128,7 @@ class ArtifactCache:
         except Exception as error:
             if any(sign in str(error).lower() for sign in _PASSING):
                 raise
-            self._failure(key).write_text(json.dumps({"reason": f"{type(error).__name__}: {error}"}))
+            self._remember(key, _Failure(reason=f"{type(error).__name__}: {error}"))
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -120,12 +137,19 @@ class ArtifactCache:
     def _failure(self, key: str) -> Path:
         return self.root / f"{key}.failed.json"
 
+    def _remember(self, key: str, failure: _Failure) -> None:
+        # Whole or not at all: others read it without the lock.
+        with tempfile.NamedTemporaryFile("w", prefix=f"{key}.failed-", dir=self.root, delete=False) as file:
+            file.write(failure.model_dump_json())
+        Path(file.name).replace(self._failure(key))
+
     def _raise_failure(self, key: str) -> None:
         file = self._failure(key)
-        if not file.is_file():
-            return
-        reason = json.loads(file.read_text())["reason"]
-        raise FarmError(f"Building it failed before: {reason}. Delete {file} to try again.")
+        try:
+            failure = _Failure.model_validate_json(file.read_bytes())
+        except (OSError, ValidationError):
+            return  # a damaged note is none: the build is tried again
+        raise FarmError(f"Building it failed before: {failure.reason}. Delete {file} to try again.")
 
     @contextmanager
     def _lock(self, key: str) -> Iterator[None]:

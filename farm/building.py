@@ -108,7 +108,12 @@ def environment_of(spec: JobSpec, settings: Settings) -> Environment:
     """The environment in which this process would build or measure the job."""
     catalogue.require_device(spec.recipe, spec.device_kind)
     catalogue.require_installed(spec.recipe)
-    threads = spec.threads or environment.available_processors()
+    here = environment.available_processors()
+    if spec.threads is not None and spec.threads > here:
+        raise BadInput(
+            f"{spec.threads} threads are asked for; this process may use {here}. Possible: 1 to {here}."
+        )
+    threads = spec.threads or here
     return environment.describe(spec.device_kind, threads, settings.visible_gpu)
 
 

@@ -18,6 +18,10 @@ class BadInput(FarmError, ValueError):
     """What was asked for does not exist or cannot be combined (exit code 2)."""
 
 
+class BrokenPlugin(BadInput):
+    """A plug-in's file cannot be loaded, or lacks what its folder's contract asks for."""
+
+
 class Unreachable(FarmError):
     """The broker or the database does not answer (exit code 3)."""
 
@@ -54,7 +58,7 @@ def memory_errors() -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise OutOfMemory(f"host memory ran out: {error}") from None
+        raise OutOfMemory(f"host memory ran out: {error}".removesuffix(": ")) from None
     except RuntimeError as error:
         if any(sign in str(error).lower() for sign in _NO_MEMORY):
             raise OutOfMemory(str(error).splitlines()[0]) from None

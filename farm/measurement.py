@@ -86,6 +86,23 @@ class Usage(Value):
     faults_by_half: tuple[float, float]
 
 
+class Contention(Value):
+    """Who else used the measurement's processors, from before the first timed call to after the last one."""
+
+    wall_s: float
+    #: Processors the measurement could run on.
+    processors: int
+    #: Processor time that other processes took there.
+    others_s: float
+    #: Time that the hypervisor gave to other machines.
+    steal_s: float
+
+    @property
+    def share(self) -> float:
+        """The part of the processors' time that others had, from 0 to 1."""
+        return (self.others_s + self.steal_s) / (self.wall_s * self.processors) if self.wall_s else 0.0
+
+
 class Memory(Value):
     """Memory in bytes."""
 
@@ -106,6 +123,8 @@ class Accuracy(Value):
     #: Right answers; None without real labels.
     top1_correct: int | None = None
     top5_correct: int | None = None
+    #: Right answers of the fp32 baseline for the very same samples; None without real labels.
+    baseline_top1_correct: int | None = None
     #: Samples whose first answer equals that of the fp32 baseline.
     agreeing: int
     #: ‖logits − baseline's‖ ÷ ‖baseline's‖ over all samples; None where it is not finite.
@@ -124,6 +143,8 @@ class Measurement(Value):
     ended_at: float
     samples: Samples
     usage: Usage
+    #: None where the kernel does not tell.
+    contention: Contention | None = None
     memory: Memory
     accuracy: Accuracy
     #: The first call of all, and how long warm-up took until it was steady (or capped).

@@ -7,12 +7,16 @@ the project takes part when it has the same shape and its root is on `PYTHONPATH
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
+import logging
 import pkgutil
 from types import ModuleType
 
-from farm.errors import unknown
+from farm.errors import BrokenPlugin, unknown
+
+log = logging.getLogger(__name__)
 
 
 def names(package: str) -> tuple[str, ...]:
@@ -27,11 +31,50 @@ def load(package: str, name: str) -> ModuleType:
 
     Raises:
         BadInput: no such plug-in.
+        BrokenPlugin: its file cannot be imported, or lacks what the package's contract asks for.
     """
-    known = names(package)
+    known, kind = names(package), package.rpartition(".")[2].rstrip("s")
     if name not in known:
-        raise unknown(package.rpartition(".")[2].rstrip("s"), name, known)
-    return importlib.import_module(f"{package}.{name}")
+        raise unknown(kind, name, known)
+    try:
+        module = importlib.import_module(f"{package}.{name}")
+    except Exception as error:
+        # Broad: importing runs whatever stands in the file.
+        raise BrokenPlugin(
+            f"The {kind} {name!r} cannot be loaded: {_what(error)}. {_where(package, name)}"
+        ) from None
+    contract = importlib.import_module(package).CONTRACT
+    wrong = [part for part, wanted in contract.items() if not isinstance(getattr(module, part, None), wanted)]
+    if wrong:
+        raise BrokenPlugin(f"The {kind} {name!r} has no {', '.join(wrong)} as it should. {_where(package, name)}")
+    return module
+
+
+def loadable(package: str) -> dict[str, ModuleType]:
+    """The plug-ins of a package that can be loaded, by name; the others are warned of once."""
+    found = {}
+    for name in names(package):
+        try:
+            found[name] = load(package, name)
+        except BrokenPlugin as error:
+            _warn(str(error))
+    return found
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    log.warning(text)
+
+
+def _what(error: Exception) -> str:
+    line = f" (line {error.lineno})" if isinstance(error, SyntaxError) and error.lineno else ""
+    return f"{type(error).__name__}: {getattr(error, 'msg', None) or error}{line}"
+
+
+def _where(package: str, name: str) -> str:
+    spec = importlib.util.find_spec(f"{package}.{name}")
+    place = "" if spec is None or spec.origin is None else f"{spec.origin}; "
+    return f"Mend it ({place}{package.replace('.', '/')}/__init__.py states the contract) or take it away."
 
 
 def installed(module: str) -> bool:

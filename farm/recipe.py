@@ -120,6 +120,8 @@ def _clash(text: str, choices: list[Choice], first: Choice, second: Choice) -> s
     def left(dropped: Choice) -> str:
         return "+".join(str(c) for c in choices if c is not dropped)
 
+    if first == second:
+        return f"Recipe {text!r}: {first} is there twice. Nearest possible: {left(second)}."
     return (
         f"Recipe {text!r}: {first.name} and {second.name} are both choices of {first.axis}; a recipe has "
         f"one. Nearest possible: {left(second)} or {left(first)}."

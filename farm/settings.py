@@ -27,12 +27,12 @@ class Settings(BaseSettings):
     #: `user:password` of Flower; None leaves it open, which only a loopback address may be.
     flower_basic_auth: str | None = Field(default=None, validation_alias="FLOWER_BASIC_AUTH")
     #: A job's claim lasts so long without renewal, and is renewed so often.
-    lease_s: float = 30.0
-    renew_s: float = 5.0
+    lease_s: float = Field(default=30.0, gt=0)
+    renew_s: float = Field(default=5.0, gt=0)
     #: The GPU this process may use, as CUDA understands it; None where all are visible.
     visible_gpu: str | None = Field(default=None, validation_alias="CUDA_VISIBLE_DEVICES")
     #: How often the reconciler looks.
-    reconcile_s: float = 10.0
+    reconcile_s: float = Field(default=10.0, gt=0)
 
     @property
     def database(self) -> str:

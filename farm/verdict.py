@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -16,6 +16,29 @@ _BY_FAR = 5.0
 #: Page faults per call must differ between halves by more than both: the number, and the share of the larger.
 _FAULTS_APART = 20.0
 _FAULTS_SHARE = 0.2
+
+
+#: Shares of the processors' time that others may have before a figure is doubted, and refused.
+_OTHERS_SUSPECT, _OTHERS_INVALID = 0.05, 0.20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """What a precision may cost before its answers count as lost."""
+
+    #: So much of the top-1 of the fp32 baseline may be lost, as a share of all samples.
+    top1_drop: float
+    #: So many samples must have the baseline's first answer, as a share.
+    agreement: float
+    #: So far may the logits be off the baseline's, relative to their norm.
+    logits_error: float
+
+
+#: By precision. That the order of additions changes alone costs about 1e-5 of the logits, bfloat16 about 1e-2.
+TOLERANCES: Mapping[str, Tolerance] = {
+    "fp32": Tolerance(top1_drop=0.005, agreement=0.99, logits_error=0.01),
+    "amp": Tolerance(top1_drop=0.01, agreement=0.95, logits_error=0.25),
+}
 
 
 class Level(StrEnum):
@@ -133,10 +156,51 @@ def unsettled_heap(measurement: Measurement) -> Iterator[Reason]:
         yield _suspect("unstable", f"page faults per call went from {first:.0f} to {second:.0f}")
 
 
+def contaminated(measurement: Measurement) -> Iterator[Reason]:
+    """Others used the measurement's processors: steady load slows every call alike, so no interval shows it."""
+    found = measurement.contention
+    if found is None:
+        yield _suspect("contaminated", "the kernel does not tell who else used the processors")
+    elif found.share > _OTHERS_SUSPECT:
+        text = f"others had {found.share:.0%} of the measurement's processors"
+        if found.steal_s > found.others_s:
+            text += ", most of it other machines of the same hypervisor (steal)"
+        severe = found.share > _OTHERS_INVALID
+        yield _invalid("contaminated", text) if severe else _suspect("contaminated", text)
+
+
 def implausible(measurement: Measurement) -> Iterator[Reason]:
-    """Outputs that cannot be."""
-    if not measurement.accuracy.finite:
+    """Outputs that cannot be, or that are better than they should."""
+    answers = measurement.accuracy
+    if not answers.finite:
         yield _invalid("implausible", "some outputs were NaN or infinite")
+    if answers.top1_correct is None or answers.baseline_top1_correct is None:
+        return
+    highest = statistics.wilson(answers.baseline_top1_correct, answers.samples)[1]
+    top1 = answers.top1_correct / answers.samples
+    if top1 > highest:
+        yield _suspect("implausible", f"top-1 {top1:.2%} is above the fp32 baseline's interval (to {highest:.2%})")
+
+
+def accuracy_lost(measurement: Measurement) -> Iterator[Reason]:
+    """The answers are not those of the model any more."""
+    answers, allowed = measurement.accuracy, TOLERANCES[measurement.spec.recipe.precision]
+    if answers.top1_correct is not None and answers.baseline_top1_correct is not None:
+        drop = (answers.baseline_top1_correct - answers.top1_correct) / answers.samples
+        if drop > allowed.top1_drop:
+            text = f"top-1 fell by {drop:.2%} of the samples, {allowed.top1_drop:.2%} are allowed"
+            yield _invalid("accuracy_lost", text)
+    agreement = answers.agreeing / answers.samples
+    # The interval's end, so that a handful of samples does not decide.
+    if statistics.wilson(answers.agreeing, answers.samples)[1] < allowed.agreement:
+        text = f"agrees with fp32 on {agreement:.2%} of the samples, {allowed.agreement:.0%} are expected"
+        yield _suspect("accuracy_lost", text)
+    error = answers.logits_relative_error
+    if error is not None and error > allowed.logits_error:
+        text = (
+            f"logits are off the fp32 baseline's by {error:.1%}, {allowed.logits_error:.0%} are expected at most"
+        )
+        yield _suspect("accuracy_lost", text)
 
 
 #: Every rule, in the order in which reasons are shown.
@@ -147,7 +211,9 @@ RULES: tuple[Callable[[Measurement], Iterator[Reason]], ...] = (
     wide_interval,
     drift,
     unsettled_heap,
+    contaminated,
     implausible,
+    accuracy_lost,
 )
 
 

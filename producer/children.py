@@ -78,6 +78,17 @@ class Child:
                 found[process.pid] = process
         return list(found.values())
 
+    def stopped(self) -> list[int]:
+        """Ids of those of its processes, itself included, that somebody has stopped (SIGSTOP)."""
+        found = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            first = psutil.Process(self.pid)
+            for process in (first, *first.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if process.status() == psutil.STATUS_STOPPED:
+                        found.append(process.pid)
+        return found
+
     def terminate(self) -> None:
         """Asks it to end."""
         if self.ended() is None:

@@ -197,4 +197,4 @@ def _how_to(run_id: str) -> str:
 
 
 def _goes_on(run_id: str) -> str:
-    return f"No longer watching; run {run_id} goes on in the farm.\n{_how_to(run_id)}"
+    return f"No longer watching; run {run_id} goes on.\n{_how_to(run_id)}"

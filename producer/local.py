@@ -42,6 +42,8 @@ _WARM_S, _COLD_S, _PATIENCE_S = 5.0, 0.5, 10.0
 #: How long Flower may take to hear of the last task's end.
 _SETTLE_S = 15.0
 _MAX_RESTARTS = 3
+#: Exit code of a worker that was started with something wrong.
+_USAGE = 2
 
 #: States of a Celery task that it does not leave again.
 TERMINAL = frozenset({"SUCCESS", "FAILURE", "REVOKED", "REJECTED", "IGNORED"})
@@ -126,6 +128,7 @@ class LocalFarm:
         self._workers: list[tuple[Seat, Child]] = []
         self._worker_ids: list[str] = []
         self._restarts = 0
+        self._stopped: set[int] = set()
         self._is_done = False
         self._redis: Child | None = None
         self._flower: Child | None = None
@@ -207,6 +210,7 @@ class LocalFarm:
         for number, (seat, worker) in enumerate(self._workers):
             if worker.ended() is not None:
                 self._workers[number] = (seat, self._restarted(seat, worker))
+            self._mention_stopped(worker)
 
     def settle(self) -> None:
         """Waits until Flower has heard of every task's end, and keeps what it shows in `flower-tasks.json`."""
@@ -251,6 +255,17 @@ class LocalFarm:
             log=self.folder / f"worker-{number}.log",
         )
 
+    def _mention_stopped(self, worker: Child) -> None:
+        """Says so, once, when processes of a worker are stopped: nothing would happen, and nobody know why."""
+        stopped = worker.stopped()
+        new = [pid for pid in stopped if pid not in self._stopped]
+        self._stopped |= set(new)
+        if new:
+            pids = " ".join(map(str, new))
+            self._say(
+                f"The worker {worker.name} is stopped (SIGSTOP) and does nothing. Let it go on: kill -CONT {pids}"
+            )
+
     def _restarted(self, seat: Seat, worker: Child) -> Child:
         self._restarts += 1
         words = (
@@ -258,6 +273,8 @@ class LocalFarm:
         )
         worker.stop(0.0)
         self._release(worker.name)
+        if worker.ended() == _USAGE:
+            raise BadInput(words)  # it would say so again
         if self._restarts > _MAX_RESTARTS:
             raise FarmError(f"{words}\nIt was started again too often. The whole of its log: {worker.log}")
         self._say(f"{words}\nIt is started again.")

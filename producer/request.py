@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -71,7 +72,7 @@ def read_file(path: Path) -> dict[str, Any]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"Matrix file {path}: {_why(error)}.{_nearby(path)}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # TOML's own errors, and what Python does not take
         raise BadInput(f"Matrix file {path} is not valid TOML: {error}. {_EXAMPLE}") from None
     found: dict[str, Any] = {}
     for key, value in content.items():
@@ -130,6 +131,7 @@ def _why(error: OSError) -> str:
 
 
 def _nearby(path: Path) -> str:
-    folders = [path.parent, Path("matrices")]
-    found = sorted({str(near) for folder in folders if folder.is_dir() for near in folder.glob("*.toml")})
+    beside = {other.name: other for other in path.parent.glob("*.toml")} if path.parent.is_dir() else {}
+    near = [beside[name] for name in difflib.get_close_matches(path.name, beside)]
+    found = sorted({str(other) for other in (*near, *Path("matrices").glob("*.toml"))})
     return f" There are: {', '.join(found[:8])}." if found else ""

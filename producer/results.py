@@ -19,7 +19,7 @@ def table(rows: Iterable[Row]) -> Table:
     found.add_column("variant", no_wrap=True)
     for name in ("batch size", "device", "latency ms", "samples/s", "top-1 %", "size MiB"):
         found.add_column(name, justify="left" if name == "device" else "right")
-    found.add_column("outcome")
+    found.add_column("verdict")
     for row in rows:
         found.add_row(*_figures(row), _outcome(row))
     return found

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
@@ -11,6 +14,7 @@ from farm import datasets, queue
 from farm.errors import BadInput, Unreachable
 from farm.settings import Settings
 from farm.spec import Matrix, Protocol
+from results_store.exporters import csv
 from results_store.store import Store
 from results_store.values import RunInfo, Submission, WorkerInfo
 
@@ -28,12 +32,14 @@ def with_digest(matrix: Matrix, root: Path, *, must_exist: bool) -> Matrix:
     """The matrix with the digest of a dataset that is the user's own, where its folder can be seen from here.
 
     Raises:
-        BadInput: the folder must be here and is not.
+        BadInput: the folder must be here and is not, or holds no images to train on or to test with.
     """
     if not datasets.support(matrix.dataset).needs_folder:
         return matrix
     if not must_exist and not (root / matrix.dataset.partition(":")[2]).is_dir():
         return matrix
+    for part in ("train", "test"):
+        datasets.load(matrix.dataset, part, matrix.image_size, root)
     return matrix.model_copy(update={"dataset_digest": datasets.digest(matrix.dataset, root)})
 
 
@@ -44,17 +50,25 @@ def check_writable(folder: Path) -> None:
         BadInput: they cannot; says why.
     """
     place = folder.absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    missing = list(itertools.takewhile(lambda path: not os.path.lexists(path), (place, *place.parents)))
+    made: list[Path] = []
     try:
-        # A trial, because permissions do not tell of a read-only or a special file system.
+        # A trial, because permissions do not tell of a read-only or a special file system, or of long names.
+        for path in reversed(missing):
+            path.mkdir()
+            made.append(path)
         with tempfile.TemporaryFile(dir=place):
             pass
+        if (place / csv.FILE).is_dir():
+            raise IsADirectoryError(errno.EISDIR, f"{csv.FILE} there is a directory")
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise BadInput(
             f"--output-dir {folder}: {place} cannot be written to ({reason}). Name a directory that can."
         ) from None
+    finally:
+        for path in reversed(made):
+            path.rmdir()
 
 
 def require_broker(settings: Settings) -> str:

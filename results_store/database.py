@@ -123,6 +123,13 @@ class Database:
             advice = "Check that PostgreSQL runs and that FARM_DATABASE_URL is right."
         elif "not a database" in text:
             advice = "Another file has this name: move it away, or set FARM_DATABASE_URL or FARM_DATA_DIR."
+        elif "malformed" in text:
+            advice = (
+                "The file is damaged: save what `sqlite3 FILE .recover` still reads, then move it away; the farm "
+                "makes a new one."
+            )
+        elif "already exists" in text:
+            advice = "Another program's tables are in this file: set FARM_DATABASE_URL or FARM_DATA_DIR."
         elif "locked" in text:
             advice = "Another process holds it; where several hosts share it, use PostgreSQL."
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from farm.measurement import Accuracy, Environment, Measurement, Memory, Outcome, Samples, Usage
+from farm.measurement import Accuracy, Contention, Environment, Measurement, Memory, Outcome, Samples, Usage
 from farm.spec import Cell, JobSpec, Matrix, Protocol
 from results_store.store import Claim, Ending, Store, WorkerInfo
 
@@ -63,6 +63,7 @@ def measurement(**fields: Any) -> Measurement:
         "ended_at": 1010.0,
         "samples": samples(),
         "usage": Usage(wall_s=2.0, cpu_s=3.0, faults_per_call=0.0, faults_by_half=(0.0, 0.0)),
+        "contention": contention(),
         "memory": Memory(floor_bytes=200 << 20, peak_bytes=300 << 20),
         "accuracy": accuracy(),
         "first_call_s": 0.05,
@@ -81,12 +82,18 @@ def samples(device_ms: float = 10.0, end_to_end_ms: float = 11.0, calls: int = 2
     return Samples(device_ns=_wander(device_ms, calls), end_to_end_ns=_wander(end_to_end_ms, calls))
 
 
+def contention(others_s: float = 0.04, steal_s: float = 0.0) -> Contention:
+    """4 s on two processors, of which others had so many seconds."""
+    return Contention(wall_s=4.0, processors=2, others_s=others_s, steal_s=steal_s)
+
+
 def accuracy(**fields: Any) -> Accuracy:
     """850 of 900 right, 895 in the first five, 899 as the baseline."""
     given = {
         "samples": 900,
         "top1_correct": 850,
         "top5_correct": 895,
+        "baseline_top1_correct": 850,
         "agreeing": 899,
         "logits_relative_error": 1e-3,
         "finite": True,

@@ -45,7 +45,7 @@ def prepare(directory: Path) -> None:
             # Every user of the host locks here, and the files stay.
             directory.chmod(0o1777)
     except OSError as error:
-        raise FarmError(
+        raise BadInput(
             f"The lock directory {directory} cannot be used ({error.strerror}). Set FARM_LOCK_DIR to one that can."
         ) from error
 

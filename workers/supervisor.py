@@ -63,6 +63,8 @@ class PhaseEnd:
     reason: str = ""
     measurement: Measurement | None = None
     build_spent_s: float = 0.0
+    #: What the phase needed was damaged or deleted since it was looked at.
+    rebuild: bool = False
     log_tail: str = ""
 
 
@@ -114,6 +116,9 @@ class Supervisor:
                 return "skipped"
             log.info("job %s begins: %s batch %d", claim.job_id, claim.spec.variant, claim.spec.batch_size)
             ended, phase = self._attempt(claim, held)
+            if ended.rebuild:
+                log.warning("job %s builds again: %s", claim.job_id, ended.reason)
+                ended, phase = self._attempt(claim, held)
             device_until = time.time()
         # The device is free; only now the database, which may be away for long.
         text = self._record(claim, ended, phase, device_from, device_until)
@@ -256,6 +261,7 @@ def _from_report(report: Mapping[str, Any], log_tail: str) -> PhaseEnd:
             reason=str(report.get("reason", "")),
             measurement=None if given is None else Measurement.model_validate(given),
             build_spent_s=float(report.get("build_spent_s", 0.0)),
+            rebuild=report.get("rebuild") is True,
             log_tail=log_tail,
         )
     except (ValidationError, TypeError, ValueError) as error:

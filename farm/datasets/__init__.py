@@ -9,6 +9,7 @@ A plug-in is a module `farm/datasets/<name>.py` with
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import extend_path
@@ -55,6 +56,10 @@ class Split:
     #: int64, (samples,); None where there are no real labels.
     labels: np.ndarray | None
     classes: tuple[str, ...]
+
+
+#: What a plug-in must have, and of which kind.
+CONTRACT: Mapping[str, Any] = {"SUPPORT": Support, "load": Callable}
 
 
 def names() -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from farm.datasets import Split, Support
-from farm.errors import BadInput
+from farm.errors import BadInput, shorten
 
 SUPPORT = Support(summary="your own labelled images: image_folder:NAME in FARM_DATASETS_DIR", needs_folder=True)
 
@@ -52,14 +52,21 @@ def load(part: str, image_size: int, folder: Path | None) -> Split:
             f"{folder} has no {part} images of at least two classes. Expected {part}/CLASS/IMAGE or "
             f"CLASS/IMAGE, with images ending in {', '.join(ENDINGS)}."
         )
-    labels = np.array([classes.index(file.parent.name) for file in files], dtype=np.int64)
+    strange = sorted({file.parent.name for file in files} - set(classes))
+    if strange:
+        raise BadInput(
+            f"{folder} has {part} images of classes that train has not: {shorten(strange)}. "
+            f"Classes of train: {shorten(classes)}."
+        )
+    number = {name: place for place, name in enumerate(classes)}
+    labels = np.array([number[file.parent.name] for file in files], dtype=np.int64)
     return Split(images=Images(files, image_size), labels=labels, classes=tuple(classes))
 
 
 def digest(folder: Path) -> str:
     """sha256 over every image's path, size and first 4 KiB: a change of content shows, at little cost."""
     total = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS):
+    for file in sorted(path for path in folder.rglob("*") if _is_image(path)):
         with file.open("rb") as stream:
             head = stream.read(4096)
         total.update(f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode() + head)
@@ -80,7 +87,12 @@ def _classes(root: Path) -> list[str]:
 
 
 def _images(root: Path) -> list[Path]:
-    return sorted(path for path in root.glob("*/*") if path.suffix.lower() in ENDINGS)
+    return sorted(path for path in root.glob("*/*") if _is_image(path))
+
+
+def _is_image(path: Path) -> bool:
+    """A file, or a link to one, with an image's ending; a link that leads nowhere is none."""
+    return path.suffix.lower() in ENDINGS and path.is_file()
 
 
 def _held_out(file: Path, root: Path) -> bool:
@@ -94,7 +106,7 @@ def _read(file: Path, side: int) -> np.ndarray:
     try:
         with Image.open(file) as image:
             fitted = ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BILINEAR)
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
         raise BadInput(f"Image {file} cannot be read: {error}. Remove or mend it.") from None
     pixels = np.asarray(fitted, dtype=np.float32).transpose(2, 0, 1) / 255
     normalized: np.ndarray = (pixels - MEAN) / STD

@@ -27,6 +27,7 @@ def run(session: Session, test: Split, batch_size: int, reference: np.ndarray) -
         samples=len(logits),
         top1_correct=None if test.labels is None else correct(logits, test.labels, 1),
         top5_correct=None if test.labels is None else correct(logits, test.labels, 5),
+        baseline_top1_correct=None if test.labels is None else correct(reference, test.labels, 1),
         agreeing=int((logits.argmax(axis=1) == reference.argmax(axis=1)).sum()),
         logits_relative_error=_relative_error(logits, reference) if finite else None,
         finite=finite,

@@ -82,6 +82,10 @@ class Session(Protocol):
         """
 
 
+#: What a plug-in must have, and of which kind.
+CONTRACT: Mapping[str, Any] = {"SUPPORT": Support, "load": Callable}
+
+
 def names() -> tuple[str, ...]:
     """The names of all runtimes."""
     return plugins.names(__name__)

@@ -9,6 +9,11 @@ A plug-in is a module `results_store/exporters/<name>.py` with
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pkgutil import extend_path
+from typing import Any
 
 __path__ = extend_path(__path__, __name__)
+
+#: What a plug-in must have, and of which kind.
+CONTRACT: Mapping[str, Any] = {"FILE": str, "write": Callable}

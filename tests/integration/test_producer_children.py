@@ -63,3 +63,15 @@ def test_what_a_child_is_told_in_secret_is_not_on_its_command_line(tmp_path: Pat
     assert "hush" not in " ".join(psutil.Process(child.pid).cmdline())
     assert child.last_lines() == "hush"
     child.stop(0.1)
+
+
+def test_a_stopped_process_is_found_wherever_it_stands_in_the_family(tmp_path: Path) -> None:
+    child = Child("stubborn", [sys.executable, "-c", STUBBORN], log=tmp_path / "log")
+    own, grandchild = pids(tmp_path / "log")
+    assert child.stopped() == []
+    os.kill(grandchild, signal.SIGSTOP)
+    eventually(lambda: child.stopped() == [grandchild])
+    os.kill(own, signal.SIGSTOP)
+    eventually(lambda: child.stopped() == [own, grandchild])
+    child.stop(0.1)
+    assert child.stopped() == []

@@ -406,3 +406,23 @@ def test_classification_names_signals_that_python_does_not_know() -> None:
     assert (end.outcome, end.reason, end.log_tail) == (Outcome.CRASHED, "signal 60", "\ufffd")
     lost = supervisor.classify(replace(ended, stopped=Stopped.LOST), "measure", 1.0)
     assert lost.outcome is None
+
+
+def test_what_was_damaged_since_it_was_built_is_built_again_once(farm: Farm) -> None:
+    marker = farm.folder / "measured"
+    script = f"""
+if request["phase"] == "build":
+    report(outcome="ok", reason="", build_spent_s=1.5)
+elif os.path.exists({str(marker)!r}):
+    ok()
+else:
+    open({str(marker)!r}, "w").close()
+    report(outcome="error", reason="Artifact is corrupt", rebuild=True)
+"""
+    assert farm.supervisor(script, needs_build=lambda *_: marker.exists()).handle(farm.submit()) == "ok"
+    assert (farm.result().outcome, farm.result().attempts) == (Outcome.OK, 1)
+
+
+def test_what_is_damaged_again_and_again_ends_as_an_error(farm: Farm) -> None:
+    script = 'report(outcome="error", reason="Artifact is corrupt", rebuild=True)'
+    assert farm.supervisor(script).handle(farm.submit()) == "failed: error: Artifact is corrupt"

@@ -120,3 +120,39 @@ def test_processes_that_ask_at_once_build_it_once(tmp_path: Path) -> None:
 def test_keys_differ_where_anything_differs() -> None:
     assert key_of("model", {"a": 1, "b": 2}) == key_of("model", {"b": 2, "a": 1})
     assert key_of("model", {"a": 1}) != key_of("model", {"a": 2})
+
+
+@pytest.mark.parametrize(
+    "manifest", ["", "[]", "{}", '{"files": {}}', '{"files": []}', '{"files": {"model.bin": 1}}', "{"]
+)
+def test_a_damaged_manifest_is_a_corrupt_artifact_and_made_anew(tmp_path: Path, manifest: str) -> None:
+    cache = ArtifactCache(tmp_path)
+    artifact, _ = cache.ensure(KEY, write)
+    (artifact.folder / "manifest.json").write_text(manifest)
+    assert not cache.has(KEY)
+    with pytest.raises(CorruptArtifact, match="Delete that folder"):
+        cache.get(KEY)
+    again, _ = cache.ensure(KEY, write)
+    assert "rebuilt_because" in again.facts
+    assert cache.has(KEY)
+
+
+@pytest.mark.parametrize("note", ["", "{}", "[]", '{"reason": 5}', "{"])
+def test_a_damaged_note_of_a_failure_is_none(tmp_path: Path, note: str) -> None:
+    cache = ArtifactCache(tmp_path)
+    (tmp_path / f"{KEY}.failed.json").write_text(note)
+    assert not cache.has(KEY)
+    cache.ensure(KEY, write)
+    assert cache.has(KEY)
+
+
+def test_a_failure_is_noted_whole_and_leaves_nothing_else(tmp_path: Path) -> None:
+    def fail(folder: Path) -> Mapping[str, Any]:
+        raise ValueError("the library said no")
+
+    cache = ArtifactCache(tmp_path)
+    with pytest.raises(ValueError, match="said no"):
+        cache.ensure(KEY, fail)
+    with pytest.raises(FarmError, match=r"failed before: ValueError: the library said no\. Delete .*failed\.json"):
+        cache.get(KEY)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{KEY}.failed.json", f"{KEY}.lock"]

@@ -104,3 +104,29 @@ def test_what_is_not_there_or_not_an_image_is_said(tmp_path: Path) -> None:
     (tmp_path / "pets/test/dog/1.png").write_text("not an image")
     with pytest.raises(BadInput, match=r"1\.png cannot be read"):
         datasets.load("image_folder:pets", "test", 32, tmp_path).images[:2]
+
+
+def test_test_images_of_a_class_that_was_not_trained_are_named(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        picture(tmp_path / "pets/train" / name / "1.png", (0, 0, 0))
+    picture(tmp_path / "pets/test/bird/1.png", (0, 0, 0))
+    with pytest.raises(BadInput, match=r"classes that train has not: bird\. Classes of train: cat, dog"):
+        datasets.load("image_folder:pets", "test", 32, tmp_path)
+
+
+def test_only_files_are_images(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        picture(tmp_path / "pets/train" / name / "1.png", (0, 0, 0))
+        (tmp_path / "pets/train" / name / "folder.jpg").mkdir()
+        (tmp_path / "pets/train" / name / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    train = datasets.load("image_folder:pets", "train", 32, tmp_path)
+    assert len(train.images) == 2
+    assert datasets.digest("image_folder:pets", tmp_path) is not None
+
+
+def test_an_image_too_large_to_be_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for name in ("cat", "dog"):
+        picture(tmp_path / "pets/train" / name / "1.png", (0, 0, 0))
+    with pytest.raises(BadInput, match=r"1\.png cannot be read"):
+        datasets.load("image_folder:pets", "train", 32, tmp_path).images[:1]

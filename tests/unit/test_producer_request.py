@@ -120,3 +120,21 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadInput, match="not valid TOML"):
         request.read_file(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["a = " + "[" * 5000 + "]" * 5000, "seed = " + "9" * 5000, "models = 1 2", "\x00"]
+)
+def test_what_no_parser_takes_is_said_with_the_file(tmp_path: Path, text: str) -> None:
+    with pytest.raises(BadInput, match=r"matrix\.toml is not valid TOML"):
+        request.read_file(written(tmp_path, text))
+
+
+def test_a_missing_file_is_told_with_its_like_and_the_examples(tmp_path: Path) -> None:
+    written(tmp_path, "")
+    (tmp_path / "pyproject.toml").write_text("")
+    with pytest.raises(BadInput) as refused:
+        request.read_file(tmp_path / "matrx.toml")
+    assert str(tmp_path / "matrix.toml") in str(refused.value)
+    assert "matrices/densenet121-cpu.toml" in str(refused.value)
+    assert "pyproject" not in str(refused.value)

@@ -48,12 +48,13 @@ def test_a_special_file_system_is_refused() -> None:
 
 
 def test_the_digest_of_the_users_own_images_goes_into_the_matrix(tmp_path: Path) -> None:
-    folder = tmp_path / "mine" / "train" / "cat"
-    folder.mkdir(parents=True)
-    (folder / "a.png").write_bytes(b"one")
+    folders = [tmp_path / "mine" / part / name for part in ("train", "test") for name in ("cat", "dog")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "a.png").write_bytes(b"one")
     matrix = factories.matrix(dataset="image_folder:mine")
     first = submit.with_digest(matrix, tmp_path, must_exist=True)
-    (folder / "a.png").write_bytes(b"two")
+    (folders[0] / "a.png").write_bytes(b"two")
     second = submit.with_digest(matrix, tmp_path, must_exist=True)
     assert first.dataset_digest != second.dataset_digest
     assert first.key != second.key
@@ -64,3 +65,31 @@ def test_a_folder_that_only_the_workers_have_is_left_to_them(tmp_path: Path) -> 
     assert submit.with_digest(matrix, tmp_path, must_exist=False) == matrix
     with pytest.raises(BadInput, match="mine"):
         submit.with_digest(matrix, tmp_path, must_exist=True)
+
+
+@pytest.mark.parametrize("images", [(), ("train/cat/a.png",), ("train/cat/a.png", "train/dog/a.png")])
+def test_images_that_cannot_be_trained_on_or_tested_with_are_refused_at_once(
+    tmp_path: Path, images: tuple[str, ...]
+) -> None:
+    (tmp_path / "mine/train").mkdir(parents=True)
+    for image in images:
+        path = tmp_path / "mine" / image
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"one")
+    with pytest.raises(BadInput, match="images of at least two classes"):
+        submit.with_digest(factories.matrix(dataset="image_folder:mine"), tmp_path, must_exist=False)
+
+
+def test_a_name_that_no_file_system_takes_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="too long"):
+        submit.check_writable(tmp_path / "new" / ("x" * 300))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_that_leads_nowhere_and_a_directory_in_the_csvs_place_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(BadInput, match="link cannot be written"):
+        submit.check_writable(tmp_path / "link")
+    (tmp_path / "results/benchmark_results.csv").mkdir(parents=True)
+    with pytest.raises(BadInput, match=r"benchmark_results\.csv there is a directory"):
+        submit.check_writable(tmp_path / "results")

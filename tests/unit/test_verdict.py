@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from farm import catalogue
 from farm.measurement import Measurement, Samples, Usage
-from farm.verdict import RULES, Level, judge, worst
+from farm.verdict import RULES, TOLERANCES, Level, judge, worst
 from tests import factories
 
 
@@ -43,6 +44,26 @@ TRIPS: dict[str, tuple[dict[str, Any], str, Level]] = {
     "very wide interval": ({"samples": noisy(0.9)}, "unstable", Level.INVALID),
     "drift": ({"samples": stepped(0.08)}, "unstable", Level.SUSPECT),
     "heap settles": ({"usage": with_faults(900.0, 10.0)}, "unstable", Level.SUSPECT),
+    "others": ({"contention": factories.contention(others_s=0.6)}, "contaminated", Level.SUSPECT),
+    "a busy host": ({"contention": factories.contention(others_s=3.0)}, "contaminated", Level.INVALID),
+    "steal": ({"contention": factories.contention(steal_s=2.0)}, "contaminated", Level.INVALID),
+    "contention unknown": ({"contention": None}, "contaminated", Level.SUSPECT),
+    "top-1 lost": (
+        {"accuracy": factories.accuracy(top1_correct=845, agreeing=893)},
+        "accuracy_lost",
+        Level.INVALID,
+    ),
+    "other answers": (
+        {"accuracy": factories.accuracy(top1_correct=None, top5_correct=None, agreeing=870)},
+        "accuracy_lost",
+        Level.SUSPECT,
+    ),
+    "other logits": ({"accuracy": factories.accuracy(logits_relative_error=0.5)}, "accuracy_lost", Level.SUSPECT),
+    "too good": (
+        {"accuracy": factories.accuracy(baseline_top1_correct=700, agreeing=899)},
+        "implausible",
+        Level.SUSPECT,
+    ),
     "NaN": ({"accuracy": factories.accuracy(finite=False)}, "implausible", Level.INVALID),
 }
 
@@ -64,6 +85,16 @@ PASSES: dict[str, dict[str, Any]] = {
     "small drift": {"samples": stepped(0.03)},
     "a few faults": {"usage": with_faults(15.0, 0.0)},
     "many but steady faults": {"usage": with_faults(9000.0, 8500.0)},
+    "a quiet neighbour": {"contention": factories.contention(others_s=0.3)},
+    "one answer lost": {"accuracy": factories.accuracy(top1_correct=849)},
+    "no labels": {
+        "accuracy": factories.accuracy(top1_correct=None, top5_correct=None, baseline_top1_correct=None)
+    },
+    "no baseline on record": {"accuracy": factories.accuracy(top1_correct=300, baseline_top1_correct=None)},
+    "amp may cost more": {
+        "spec": factories.spec(recipe="amp"),
+        "accuracy": factories.accuracy(top1_correct=843, agreeing=880, logits_relative_error=0.05),
+    },
 }
 
 
@@ -105,3 +136,7 @@ def test_the_verdict_over_repeats_is_the_worst_with_each_reason_once() -> None:
     assert together.level is Level.INVALID
     assert [reason.code for reason in together.reasons] == ["fallback", "unstable"]
     assert worst([]).level is Level.VALID
+
+
+def test_every_precision_says_what_it_may_cost() -> None:
+    assert set(TOLERANCES) >= set(catalogue.PRECISIONS)

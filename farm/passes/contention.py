@@ -1,0 +1,65 @@
+"""Watches who else uses this process's processors: read before and after timing, never in between."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from farm.measurement import Contention
+
+_STAT = Path("/proc/stat")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    wall_s: float
+    own_s: float
+    busy_s: float
+    steal_s: float
+
+
+class ContentionWatch:
+    """Watches from its making on, over the processors that this process may use."""
+
+    def __init__(self, stat: Path = _STAT) -> None:
+        self._stat = stat
+        self._processors = tuple(sorted(os.sched_getaffinity(0)))
+        self._start = self._read()
+
+    def read(self) -> Contention | None:
+        """What happened since; None where the kernel does not tell.
+
+        Other processes' time is what the processors were busy with (user, nice and system time of proc(5)'s
+        `/proc/stat`) less what this process used. The kernel counts in ticks, mostly of 10 ms.
+        """
+        start, end = self._start, self._read()
+        if start is None or end is None:
+            return None
+        busy_s, own_s = end.busy_s - start.busy_s, end.own_s - start.own_s
+        return Contention(
+            wall_s=end.wall_s - start.wall_s,
+            processors=len(self._processors),
+            others_s=max(0.0, busy_s - own_s),
+            steal_s=max(0.0, end.steal_s - start.steal_s),
+        )
+
+    def _read(self) -> _Reading | None:
+        try:
+            lines = (line.split() for line in self._stat.read_text().splitlines())
+            ticks = {name: list(map(int, values)) for name, *values in lines if name.startswith("cpu")}
+            ours = [ticks[f"cpu{number}"] for number in self._processors]
+            busy = sum(user + nice + system for user, nice, system, *_ in ours)
+            steal = sum(values[7] for values in ours)
+        except (OSError, ValueError, KeyError, IndexError):
+            return None
+        per_s = os.sysconf("SC_CLK_TCK")
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        return _Reading(
+            wall_s=time.perf_counter(),
+            own_s=used.ru_utime + used.ru_stime,
+            busy_s=busy / per_s,
+            steal_s=steal / per_s,
+        )

@@ -1,0 +1,58 @@
+"""Who else used the processors: the difference of two readings, and None where there is nothing to read."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from farm.passes.contention import ContentionWatch
+
+
+def stat(user: int, steal: int) -> str:
+    """A `/proc/stat` with the same ticks for every processor that this process may use."""
+    values = f"{user} 1 2 9999 4 5 6 {steal} 0 0"
+    lines = [f"cpu{number} {values}" for number in sorted(os.sched_getaffinity(0))]
+    return "\n".join([f"cpu  {values}", *lines, "intr 5"])
+
+
+def test_others_time_is_what_was_busy_and_not_ours(tmp_path: Path) -> None:
+    file, per_s, count = tmp_path / "stat", os.sysconf("SC_CLK_TCK"), len(os.sched_getaffinity(0))
+    file.write_text(stat(user=1000, steal=10))
+    watch = ContentionWatch(file)
+    file.write_text(stat(user=1000 + 3 * per_s, steal=10 + per_s))
+    found = watch.read()
+    assert found is not None
+    assert found.processors == count
+    assert found.others_s == pytest.approx(3 * count, abs=0.5)
+    assert found.steal_s == pytest.approx(count)
+
+
+def test_what_this_process_used_is_not_others(tmp_path: Path) -> None:
+    file = tmp_path / "stat"
+    file.write_text(stat(user=1000, steal=0))
+    watch = ContentionWatch(file)
+    until = time.process_time() + 0.1
+    while time.process_time() < until:
+        pass
+    found = watch.read()
+    assert found is not None
+    assert (found.others_s, found.steal_s) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("content", [None, "", "cpu 1 2 3", stat(user=1, steal=1) + "\ncpu1 x"])
+def test_what_the_kernel_does_not_tell_is_none(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "stat"
+    if content is not None:
+        file.write_text(content)
+    assert ContentionWatch(file).read() is None
+
+
+def test_the_kernel_of_this_machine_tells() -> None:
+    watch = ContentionWatch()
+    time.sleep(0.05)
+    found = watch.read()
+    assert found is not None
+    assert 0 <= found.share <= 1.5
