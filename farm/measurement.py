@@ -98,9 +98,9 @@ class Contention(Value):
     steal_s: float
 
     @property
-    def share(self) -> float:
-        """The part of the processors' time that others had, from 0 to 1."""
-        return (self.others_s + self.steal_s) / (self.wall_s * self.processors) if self.wall_s else 0.0
+    def taken(self) -> float:
+        """How many of the processors others had, on average."""
+        return (self.others_s + self.steal_s) / self.wall_s if self.wall_s else 0.0
 
 
 class Memory(Value):

@@ -18,8 +18,10 @@ _FAULTS_APART = 20.0
 _FAULTS_SHARE = 0.2
 
 
-#: Shares of the processors' time that others may have before a figure is doubted, and refused.
-_OTHERS_SUSPECT, _OTHERS_INVALID = 0.05, 0.20
+#: Others may have so much of a processor before a figure is doubted, and refused: one processor that is late
+#: keeps all waiting, so it is not a share of them; on a large host every system's own noise adds up.
+_TAKEN_SUSPECT, _TAKEN_INVALID = 0.1, 0.3
+_NOISE_SUSPECT, _NOISE_INVALID = 0.01, 0.03
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,11 +163,11 @@ def contaminated(measurement: Measurement) -> Iterator[Reason]:
     found = measurement.contention
     if found is None:
         yield _suspect("contaminated", "the kernel does not tell who else used the processors")
-    elif found.share > _OTHERS_SUSPECT:
-        text = f"others had {found.share:.0%} of the measurement's processors"
+    elif found.taken > max(_TAKEN_SUSPECT, _NOISE_SUSPECT * found.processors):
+        text = f"others had {found.taken:.2f} of the measurement's {found.processors} processors"
         if found.steal_s > found.others_s:
             text += ", most of it other machines of the same hypervisor (steal)"
-        severe = found.share > _OTHERS_INVALID
+        severe = found.taken > max(_TAKEN_INVALID, _NOISE_INVALID * found.processors)
         yield _invalid("contaminated", text) if severe else _suspect("contaminated", text)
 
 

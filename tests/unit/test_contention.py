@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -55,4 +57,20 @@ def test_the_kernel_of_this_machine_tells() -> None:
     time.sleep(0.05)
     found = watch.read()
     assert found is not None
-    assert 0 <= found.share <= 1.5
+    assert 0 <= found.taken <= 1.5 * found.processors
+
+
+def test_a_busy_neighbour_on_our_processor_is_seen() -> None:
+    processor = min(os.sched_getaffinity(0))
+    spin = f"import os; os.sched_setaffinity(0, [{processor}])\nprint(flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE) as neighbour:
+        try:
+            assert neighbour.stdout is not None
+            neighbour.stdout.readline()
+            watch = ContentionWatch()
+            time.sleep(1.0)
+            found = watch.read()
+        finally:
+            neighbour.kill()
+    assert found is not None
+    assert found.others_s + found.steal_s > 0.5 * found.wall_s
