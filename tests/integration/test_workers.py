@@ -333,7 +333,7 @@ DOOR = [sys.executable, "-m", "workers"]
         ({}, {"CELERY_BROKER_URL": "{redis}", "FARM_LEASE_S": "soon"}, 2, "FARM_LEASE_S"),
         ({}, {"CELERY_BROKER_URL": "redis://:hunter2@127.0.0.1:1/0"}, 3, "does not answer"),
         ({}, {"CELERY_BROKER_URL": "{redis}", "FARM_DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/x"}, 3, ""),
-        ({}, {"CELERY_BROKER_URL": "{redis}", "FARM_LOCK_DIR": "/proc/locks"}, 1, "FARM_LOCK_DIR"),
+        ({}, {"CELERY_BROKER_URL": "{redis}", "FARM_LOCK_DIR": "/proc/locks"}, 2, "FARM_LOCK_DIR"),
     ],
 )
 def test_what_is_wrong_with_the_start_is_said_with_what_to_do(
