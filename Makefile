@@ -5,7 +5,7 @@ OUTPUT ?= results
 MATRIX ?= matrices/densenet121-cpu.toml
 BIN := .venv/bin
 
-.PHONY: help setup setup-dev benchmark test check format lint types clean
+.PHONY: help setup setup-dev benchmark test test-compose check format lint types clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ benchmark: setup  ## Measure the DenseNet-121 matrix here; the CSV is results/be
 
 test: setup-dev  ## Run all tests.
 	$(BIN)/python -m pytest
+
+test-compose: setup-dev  ## Run the tests of the farm in containers, on a real Docker Engine.
+	$(BIN)/python -m pytest tests/compose --timeout 1800
 
 check: setup-dev format lint types test  ## What CI runs: format, lint, types, tests.
 

@@ -15,8 +15,8 @@ from rich.table import Table
 from farm import catalogue, datasets, models, plugins, recipe, runtimes, statistics
 from farm.errors import FarmError, OutOfMemory, Unsupported
 from farm.measurement import Measurement, Outcome
-from farm.settings import Settings
-from farm.spec import JobSpec, job, validated
+from farm.settings import load
+from farm.spec import JobSpec, changed, job, preset, validated
 from farm.verdict import judge
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", help=__doc__)
@@ -44,12 +44,18 @@ def measure(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Processors to use; all where not given.")] = None,
     protocol: Annotated[ProtocolName, typer.Option(help="How long to measure.")] = ProtocolName.QUICK,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="A field of the protocol; may be repeated."),
+    ] = None,
 ) -> None:
     """Measure one job in this process: a table for people, one JSON object on the last line.
 
     Examples:
 
       python -m farm measure --recipe channels_last+amp --batch-size 8
+
+      python -m farm measure --recipe amp --set min_calls=100 --set accuracy_samples=64
 
       python -m farm measure --recipe onnxruntime --dataset synthetic --image-size 224 | tail -1 | jq .latency_s
     """
@@ -63,7 +69,7 @@ def measure(
         dataset=dataset,
         image_size=image_size,
         threads=threads,
-        protocol=protocol.value,
+        protocol=changed(preset(protocol.value)[0], set_ or ()),
     )
     try:
         measured = measure_job(spec)
@@ -85,7 +91,7 @@ def build(spec: Annotated[str, typer.Option(help="A JobSpec as JSON; `-` reads i
     text = sys.stdin.read() if spec == "-" else spec
     ended: dict[str, Any] = {"outcome": Outcome.OK}
     try:
-        ended["build_spent_s"] = build_job(validated(JobSpec, json.loads(text)), Settings())
+        ended["build_spent_s"] = build_job(validated(JobSpec, json.loads(text)), load())
     except FarmError as error:
         ended = {"outcome": outcome_of(error), "reason": str(error)}
     print(json.dumps(ended))

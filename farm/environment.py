@@ -140,10 +140,18 @@ def _version(distribution: str) -> str | None:
 @functools.cache
 def _commit() -> str | None:
     if not (ROOT / ".git").exists():
-        return None
+        return _noted_commit()
     command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+def _noted_commit() -> str | None:
+    """What an image's build wrote down, where there is no repository to ask."""
+    try:
+        return (ROOT / "COMMIT").read_text().strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None

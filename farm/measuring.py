@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from farm import allocator, building, devices, runtimes
+from farm import allocator, building, devices, runtimes, scratch
 from farm.datasets import Split
 from farm.errors import CorruptArtifact, FarmError, OutOfMemory, Unsupported, memory_errors
 from farm.measurement import Measurement, Outcome
 from farm.passes import accuracy, latency
 from farm.passes.contention import ContentionWatch
 from farm.passes.memory import MemoryWatch
-from farm.settings import Settings
+from farm.settings import Settings, load
 from farm.spec import JobSpec
 
 #: Distinct inputs together take at most so much.
@@ -31,7 +31,7 @@ def measure(spec: JobSpec, settings: Settings | None = None) -> Measurement:
         Unsupported, OutOfMemory: this host or device cannot; that is the result.
         FarmError: something is missing or wrong; the message says what to do.
     """
-    settings = settings or Settings()
+    settings = settings or load()
     built_s = _built(spec, settings)
     try:
         return measure_here(spec, settings, built_s)
@@ -45,17 +45,25 @@ def _built(spec: JobSpec, settings: Settings) -> float:
     if not building.needs_build(spec, settings, here):
         return 0.0
     began = time.monotonic()
-    _build_apart(spec)
+    _build_apart(spec, settings)
     return time.monotonic() - began
 
 
-def _build_apart(spec: JobSpec) -> None:
+def _build_apart(spec: JobSpec, settings: Settings) -> None:
     """A build leaves its traces in a process (memory, threads): it gets one of its own.
 
     What it says goes to our stderr; how it ended is the last line of its stdout.
     """
     command = [sys.executable, "-m", "farm", "build", "--spec", "-"]
-    done = subprocess.run(command, input=spec.model_dump_json(), stdout=subprocess.PIPE, text=True, check=False)
+    with scratch.folder(settings) as temporary:
+        done = subprocess.run(
+            command,
+            input=spec.model_dump_json(),
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=scratch.environment(settings, temporary),
+        )
     try:
         ended = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):

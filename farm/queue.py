@@ -150,11 +150,12 @@ def serve(
     handler: Callable[[str], str],
     on_ready: Callable[[], None] = lambda: None,
     on_abort: Callable[[], None] = lambda: None,
+    drain_s: float | None = None,
     log_level: str = "INFO",
 ) -> int:
     """Runs a worker with one process of its own until it is told to stop; its exit status.
 
-    SIGTERM or SIGINT lets the job in hand end; a second one stops at once.
+    SIGTERM or SIGINT lets the job in hand end; a second one, or the end of `drain_s`, stops at once.
 
     Args:
         broker_url: where the messages come from.
@@ -162,7 +163,8 @@ def serve(
         queues: what it consumes from.
         handler: called with a job's id, in the pool's process; what it returns is shown as the task's result.
         on_ready: called once, when the worker consumes.
-        on_abort: called at the second signal, just before this process ends; it ends the pool's process.
+        on_abort: called just before this process leaves a job undone; it ends the pool's process.
+        drain_s: after the first signal, the job in hand has so long; None lets it end.
         log_level: of the worker's own lines.
     """
     warnings.filterwarnings("ignore", category=SecurityWarning)  # Root and pickle: the farm accepts JSON only.
@@ -181,7 +183,7 @@ def serve(
     def ready(**_: Any) -> None:
         # It announces another default of a setting that the farm sets. Celery's own set-up would undo it before.
         warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
-        _stop_on_signals(on_abort)
+        _stop_on_signals(on_abort, drain_s)
         on_ready()
 
     signals.worker_ready.connect(ready, weak=False)
@@ -189,6 +191,7 @@ def serve(
         worker.start()
     finally:
         signals.worker_ready.disconnect(ready)
+        _disarm()
     return int(worker.exitcode or 0)
 
 
@@ -247,8 +250,8 @@ def _add_task(app: Celery, handler: Callable[[str], str]) -> None:
         return handler(job_id)
 
 
-def _stop_on_signals(on_abort: Callable[[], None]) -> None:
-    """The first signal lets the job in hand end (Celery's warm shutdown), a second one does not."""
+def _stop_on_signals(on_abort: Callable[[], None], drain_s: float | None) -> None:
+    """The first signal lets the job in hand end (Celery's warm shutdown); a second one or the alarm does not."""
     asked = False
 
     def stop(number: int, frame: Any) -> None:
@@ -258,17 +261,30 @@ def _stop_on_signals(on_abort: Callable[[], None]) -> None:
         asked = True
         worker_state.should_stop = os.EX_OK
         log.warning("stopping after the job in hand; the same signal again stops at once")
+        # Neither Celery nor billiard uses this timer.
+        signal.setitimer(signal.ITIMER_REAL, drain_s or 0.0)
 
+    def late(number: int, frame: Any) -> None:
+        log.warning("the job in hand is not done after %g s; it is handed back", drain_s)
+        _abort(on_abort)
+
+    signal.signal(signal.SIGALRM, late)
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
 
 
 def _abort(on_abort: Callable[[], None]) -> None:
+    _disarm()
     try:
         on_abort()
     finally:
         # Celery would wait for the pool's answer, which never comes.
         os._exit(1)
+
+
+def _disarm() -> None:
+    """The alarm does not come any more: what follows is to be done once."""
+    signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
 def _ask(broker_url: str, question: Callable[[Any], Any]) -> Any:

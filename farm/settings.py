@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from farm.errors import BadInput
+
+#: Names a folder in which each setting may be a file, called like its variable in lower case.
+SECRETS_DIR = "FARM_SECRETS_DIR"
+
+#: Not where TMPDIR points: all farms of a host share it, whoever started them and from where.
+_TEMPORARY = Path("/tmp" if os.name == "posix" else tempfile.gettempdir())
 
 
 class Settings(BaseSettings):
-    """Where things live. Each field is an environment variable: `FARM_` and the name, or the alias."""
+    """Where things live. Each field is an environment variable: `FARM_` and the name, or the alias.
+
+    Where the variable is not set, the file of that name in the folder `FARM_SECRETS_DIR` stands for it.
+    What `repr` leaves out holds a password.
+    """
 
     model_config = SettingsConfigDict(env_prefix="FARM_", frozen=True, populate_by_name=True)
 
     #: The farm's own files: database, artifacts, logs.
     data_dir: Path = Path(".farm")
     #: `sqlite:///…` or `postgresql://…`; None is a SQLite file in `data_dir`.
-    database_url: str | None = None
+    database_url: str | None = Field(default=None, repr=False)
     #: `redis://…` of the broker; None where there is none.
-    broker_url: str | None = Field(default=None, validation_alias="CELERY_BROKER_URL")
+    broker_url: str | None = Field(default=None, validation_alias="CELERY_BROKER_URL", repr=False)
     #: One directory per host, shared by every farm on it, whoever runs it.
-    lock_dir: Path = Path(tempfile.gettempdir()) / "benchmark-farm-locks"
+    lock_dir: Path = _TEMPORARY / "benchmark-farm-locks"
     #: The user's own datasets; None is `datasets` in `data_dir`.
     datasets_dir: Path | None = None
     #: `user:password` of Flower; None leaves it open, which only a loopback address may be.
-    flower_basic_auth: str | None = Field(default=None, validation_alias="FLOWER_BASIC_AUTH")
+    flower_basic_auth: str | None = Field(default=None, validation_alias="FLOWER_BASIC_AUTH", repr=False)
     #: A job's claim lasts so long without renewal, and is renewed so often.
     lease_s: float = Field(default=30.0, gt=0)
     renew_s: float = Field(default=5.0, gt=0)
@@ -33,6 +53,22 @@ class Settings(BaseSettings):
     visible_gpu: str | None = Field(default=None, validation_alias="CUDA_VISIBLE_DEVICES")
     #: How often the reconciler looks.
     reconcile_s: float = Field(default=10.0, gt=0)
+    #: After a request to stop, the job in hand has so long before it is handed back; None lets it end.
+    drain_s: float | None = Field(default=None, gt=0)
+    #: Touched now and then by a service that lives; None where nobody looks.
+    health_file: Path | None = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is passed in, then the environment, then the folder that the environment names."""
+        return init_settings, env_settings, SecretsSettingsSource(settings_cls, _secrets_dir())
 
     @property
     def database(self) -> str:
@@ -43,6 +79,11 @@ class Settings(BaseSettings):
     def artifacts(self) -> Path:
         """Where builds are cached by content."""
         return self.data_dir.resolve() / "artifacts"
+
+    @property
+    def scratch(self) -> Path:
+        """Where each building and measuring process has its temporary folder."""
+        return self.data_dir.resolve() / "tmp"
 
     @property
     def datasets(self) -> Path:
@@ -59,7 +100,55 @@ class Settings(BaseSettings):
             "FARM_LEASE_S": str(self.lease_s),
             "FARM_RENEW_S": str(self.renew_s),
             "FARM_RECONCILE_S": str(self.reconcile_s),
+            # Workers are children, too: of an embedded farm.
+            "FARM_DRAIN_S": None if self.drain_s is None else str(self.drain_s),
+            "FARM_HEALTH_FILE": None if self.health_file is None else str(self.health_file.absolute()),
             "CELERY_BROKER_URL": self.broker_url,
             "FLOWER_BASIC_AUTH": self.flower_basic_auth,
         }
         return {name: value for name, value in values.items() if value is not None}
+
+
+def load() -> Settings:
+    """The settings of this process: every door begins with them.
+
+    Raises:
+        BadInput: naming each variable that cannot be used and what is wrong; never a password.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise BadInput("\n".join(map(_explain, error.errors()))) from None
+    except SettingsError as error:
+        raise BadInput(f"{SECRETS_DIR}: {_unreadable(error)}. Every file there has to be readable text.") from None
+
+
+def _secrets_dir() -> Path | None:
+    named = os.environ.get(SECRETS_DIR)
+    if not named:
+        return None
+    try:
+        found = Path(named).is_dir()
+    except OSError:
+        found = False
+    if not found:
+        raise BadInput(f"{SECRETS_DIR} is {named!r}: no such folder. Name one that is there, or unset it.")
+    return Path(named)
+
+
+def _unreadable(error: SettingsError) -> str:
+    """Which file, and why; of what it holds, nothing."""
+    reason = error.__cause__
+    if isinstance(reason, OSError):
+        return f"{reason.filename} cannot be read ({reason.strerror})"
+    return f"{error} ({type(reason).__name__})"
+
+
+def _explain(problem: Any) -> str:
+    name = str(problem["loc"][0])
+    field = Settings.model_fields.get(name)
+    # An alias is the variable's whole name already.
+    variable = name if field is None else f"FARM_{name.upper()}"
+    field = field or next(f for f in Settings.model_fields.values() if f.validation_alias == name)
+    value = f"is {problem['input']!r}" if field.repr else "cannot be used"
+    return f"{variable} {value}: {problem['msg']}."

@@ -10,7 +10,7 @@ import itertools
 import json
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -74,6 +74,9 @@ Threads = Annotated[int, Field(ge=1, le=1024)]
 class Protocol(Value):
     """How long and how often to measure; every field is settable and stored with the result."""
 
+    # JSON knows neither.
+    model_config = ConfigDict(allow_inf_nan=False)
+
     name: str = "standard"
     #: Warm-up ends when two halves of the recent window agree, not before the floor and not after the cap.
     warmup_min_s: float = Field(default=0.5, ge=0)
@@ -122,6 +125,45 @@ def preset(name: str) -> tuple[Protocol, int]:
     if name not in PRESETS:
         raise unknown("protocol", name, PRESETS)
     return PRESETS[name]
+
+
+def changed(protocol: Protocol, settings: Iterable[str]) -> Protocol:
+    """The protocol with the fields that `--set` names; `+` in its name says that it is no longer the preset.
+
+    Args:
+        protocol: what to begin from.
+        settings: like `min_calls=100`; `none` is None. The last one of a field holds.
+
+    Raises:
+        BadInput: no such field, or not a value for it.
+    """
+    values = dict(map(_setting, settings))
+    try:
+        made = validated(Protocol, {**protocol.model_dump(), **values})
+    except BadInput as error:
+        raise BadInput("\n".join(f"--set {line}" for line in str(error).splitlines())) from None
+    _require_order(made)
+    return protocol if made == protocol else made.model_copy(update={"name": f"{protocol.name}+"})
+
+
+def _require_order(protocol: Protocol) -> None:
+    """Refuses a minimum that its maximum would cut short without a word."""
+    for low, high in (("min_s", "max_s"), ("warmup_min_s", "warmup_max_s")):
+        least, most = getattr(protocol, low), getattr(protocol, high)
+        if least > most:
+            raise BadInput(f"--set: {low} ({least:g}) is more than {high} ({most:g}). Set {high} as well.")
+
+
+def _setting(text: str) -> tuple[str, str | None]:
+    name, equals, value = (part.strip() for part in text.partition("="))
+    field = name.replace("-", "_")
+    if not equals:
+        raise BadInput(f"--set {text}: a field and its value are needed, such as --set min_calls=100.")
+    if field == "name":
+        raise BadInput(f"--set {text}: the name cannot be set; --protocol chooses one of {', '.join(PRESETS)}.")
+    if field not in Protocol.model_fields:
+        raise BadInput(f"--set {text}: {unknown('field', name, set(Protocol.model_fields) - {'name'})}")
+    return field, None if value.lower() == "none" else value
 
 
 class Cell(Value):

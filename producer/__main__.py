@@ -10,12 +10,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
-import pydantic
 import typer
 from rich.console import Console
 
 from farm.errors import BadInput, FarmError, Unreachable
-from farm.settings import Settings
+from farm.settings import Settings, load
 from farm.spec import Matrix
 from producer import conduct, request, show, submit
 from producer.conduct import Desk
@@ -65,6 +64,12 @@ def submit_matrix(
     protocol: Annotated[
         str | None, typer.Option(help="quick (1 repeat), standard (10), thorough (30).  [default: standard]")
     ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="FIELD=VALUE,…", help="Fields of the protocol, such as min_calls or accuracy_samples."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the order of measuring.  [default: 0]")] = None,
     matrix: Annotated[Path | None, typer.Option(help="A TOML file with these flags' names as keys.")] = None,
     dry_run: Annotated[
@@ -90,6 +95,8 @@ def submit_matrix(
       python -m producer submit-matrix --models densenet121 --optimizations baseline,compile \\
           --devices cpu,cuda --repeats 3 --wait --output-dir results/mine
       python -m producer submit-matrix --matrix matrices/densenet121-cpu.toml --dry-run
+      python -m producer submit-matrix --optimizations baseline --protocol quick \\
+          --set min_calls=100 --set warmup_min_calls=10 --set accuracy_samples=64 --local
     """
     flags = {
         "models": models,
@@ -101,6 +108,7 @@ def submit_matrix(
         "threads": threads,
         "repeats": repeats,
         "protocol": protocol,
+        "set": set_,
         "seed": seed,
     }
     with _explained():
@@ -108,7 +116,7 @@ def submit_matrix(
         if dry_run:
             _dry_run(asked)
             return
-        settings = _settings()
+        settings = load()
         submit.check_writable(output_dir or conduct.RESULTS)
         asked = submit.with_digest(asked, settings.datasets, must_exist=local)
         code = _submitted(
@@ -134,7 +142,7 @@ def status(
       python -m producer status
       python -m producer status latest
     """
-    with _explained(), _desk(_settings()) as desk:
+    with _explained(), _desk(load()) as desk:
         if run is None:
             desk.say(show.runs(desk.store.runs()))
             desk.say("")
@@ -160,7 +168,7 @@ def watch(run: RunId = "latest") -> None:
       python -m producer watch
       python -m producer watch 20260131-120000-1a2b
     """
-    with _explained(), _desk(_settings()) as desk:
+    with _explained(), _desk(load()) as desk:
         code = conduct.watch(desk, run)
     raise typer.Exit(code)
 
@@ -175,7 +183,7 @@ def resume(run: RunId, local: Local = False, wait: Wait = False, output_dir: Out
       python -m producer resume 20260131-120000-1a2b --wait
     """
     with _explained():
-        settings = _settings()
+        settings = load()
         submit.check_writable(output_dir or conduct.RESULTS)
         broker_url = _broker_first(settings, local)
         with _desk(settings) as desk:
@@ -195,7 +203,7 @@ def cancel(run: RunId) -> None:
       python -m producer cancel latest
       python -m producer cancel 20260131-120000-1a2b
     """
-    with _explained(), _desk(_settings()) as desk:
+    with _explained(), _desk(load()) as desk:
         run_id = desk.store.run(run).run_id
         queued, running = desk.store.cancel(run_id)
         desk.say(f"Run {run_id}: {queued} waiting jobs cancelled, {running} running ones are being stopped.")
@@ -229,14 +237,6 @@ def _dry_run(matrix: Matrix) -> None:
     console = _console()
     console.print(show.cells(matrix))
     console.print(show.estimate(matrix), markup=False, highlight=False, soft_wrap=True)
-
-
-def _settings() -> Settings:
-    try:
-        return Settings()
-    except pydantic.ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
-        raise BadInput(f"The settings in the environment cannot be used: {problems}.") from None
 
 
 @contextmanager

@@ -160,10 +160,10 @@ def _already(desk: Desk, run: RunInfo, output: Path | None) -> int:
 def _hand_over(desk: Desk, run_id: str, output: Path | None) -> int:
     """Prints the results and writes the CSV; its path is the last line."""
     ended = desk.store.progress(run_id)
-    rows = collate(desk.store, run_id)
-    path = export(rows, output or RESULTS / run_id)
-    desk.say(results.table(rows))
-    for note in results.notes(rows):
+    collated = collate(desk.store, run_id)
+    path = export(collated, output or RESULTS / run_id)
+    desk.say(results.table(collated.rows))
+    for note in results.notes(collated.rows):
         desk.say(note)
     desk.say(show.ending(ended))
     desk.say(str(path))

@@ -170,6 +170,8 @@ class LocalFarm:
             "FLOWER_ADDRESS": "127.0.0.1",
             "FLOWER_PORT": str(self._flower_port),
             "FLOWER_BASIC_AUTH": self._flower_auth,
+            # Stopping a run is `producer cancel`; what Flower stops, the farm would only start again.
+            "FLOWER_READ_ONLY": "true",
         }
         # In a folder of its own, because Celery and Flower read configuration files from where they run.
         self._flower = Child(

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from farm.errors import BadInput, unknown
-from farm.spec import PRESETS, Matrix, validated
+from farm.spec import PRESETS, Matrix, changed, preset, validated
 
 #: Keys of a matrix file that hold lists, with what their items are; on the command line they take commas.
-LISTS: Mapping[str, type] = {"models": str, "optimizations": str, "batch_sizes": int, "devices": str}
+LISTS: Mapping[str, type] = {"models": str, "optimizations": str, "batch_sizes": int, "devices": str, "set": str}
 #: Keys of a matrix file that hold one value.
 SCALARS: Mapping[str, type] = {
     "dataset": str,
@@ -46,6 +46,9 @@ def matrix(flags: Mapping[str, Any], file: Path | None = None) -> Matrix:
             f"--optimizations baseline,channels_last+amp, or a file with --matrix. {_EXAMPLE}"
         )
     given.setdefault("protocol", "standard")
+    settings = given.pop("set", [])
+    if settings:
+        given |= _changed(given, settings)
     try:
         return validated(Matrix, given)
     except BadInput as error:
@@ -87,6 +90,12 @@ def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The flags that were given, those that take commas taken apart; `--models ""` was given, and is empty."""
     given = {name: value for name, value in flags.items() if value is not None and value != []}
     return {name: split(value) if name in LISTS else value for name, value in given.items()}
+
+
+def _changed(given: Mapping[str, Any], settings: list[str]) -> dict[str, Any]:
+    """The protocol with what `--set` changes; the number of repeats stays the preset's, where none was given."""
+    protocol, repeats = preset(given["protocol"])
+    return {"protocol": changed(protocol, settings), "repeats": given.get("repeats", repeats)}
 
 
 def _field(path: Path, key: str) -> str:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from farm.errors import BadInput, FarmError, Unreachable
-from farm.settings import Settings
+from farm.settings import load
+from results_store import metrics
 from results_store.collate import collate as rows_of
-from results_store.collate import export
+from results_store.collate import export, exporter
 from results_store.schema import REVISION
 from results_store.store import Store, open_store
+from results_store.watch import LateStore, Watch
+
+#: Where results go, if nobody says otherwise, and how often `--watch` looks.
+RESULTS = Path("results")
+EVERY_S = 5.0
 
 app = typer.Typer(
     help="What was measured: the CSV of a run, the runs there are, and the database's schema.\n\n\b\n"
@@ -32,23 +41,51 @@ app = typer.Typer(
 @app.command()
 def collate(
     run: Annotated[
-        str, typer.Argument(metavar="[RUN]", help="A run's id, the beginning of one, or 'latest'.")
-    ] = "latest",
+        str | None,
+        typer.Argument(metavar="[RUN]", help="A run's id, the beginning of one, or 'latest'.  [default: latest]"),
+    ] = None,
+    format: Annotated[
+        str, typer.Option(metavar="NAMES", help="What to write: csv, tensorboard, or both with a comma.")
+    ] = "csv",
     output_dir: Annotated[
-        Path | None, typer.Option(help="Where benchmark_results.csv goes.  [default: results/RUN]")
+        Path | None,
+        typer.Option(
+            help="The folder to write into; with --watch, one that gets a folder for each run.  "
+            "[default: results/RUN; with --watch: results]"
+        ),
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on: write each run when it has ended, until SIGTERM or Ctrl-C.")
+    ] = False,
+    every: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", min=0.1, help="With --watch: how often to look.  [default: 5]"),
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT", min=1, max=65535, help="With --watch: serve /metrics for Prometheus on this port."
+        ),
     ] = None,
 ) -> None:
     """Writes benchmark_results.csv: a row for every cell of the run's matrix, measured or not.
+
+    With `tensorboard` among the formats, event files for TensorBoard too: a log for each variant and device.
 
     \b
     Examples:
       python -m results_store collate
       python -m results_store collate 20260131-142500-1a2b --output-dir /tmp/results
+      python -m results_store collate latest --format csv,tensorboard
+      python -m results_store collate --watch --metrics-port 9108
     """
-    with _store() as store:
-        run_id = store.run(run).run_id
-        path = export(rows_of(store, run_id), output_dir or Path("results") / run_id)
-    typer.echo(path)
+    with _explained():
+        _check_together(run, watch, every, metrics_port)
+        formats = _formats(format)
+        if watch:
+            _watch(formats, output_dir or RESULTS, every or EVERY_S, metrics_port)
+        else:
+            _collate(run or "latest", formats, output_dir)
 
 
 @app.command()
@@ -78,12 +115,87 @@ def migrate() -> None:
         typer.echo(f"Schema {REVISION}.")
 
 
+def _check_together(run: str | None, watch: bool, every: float | None, metrics_port: int | None) -> None:
+    """Refuses what says nothing together."""
+    if watch and run is not None:
+        raise BadInput(f"RUN {run!r} and --watch exclude each other: --watch writes every run. Leave one out.")
+    for name, value in {"--every": every, "--metrics-port": metrics_port}.items():
+        if not watch and value is not None:
+            raise BadInput(f"{name} belongs to --watch: add that, or leave {name} out.")
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    """The exporters named, each once; looked up at once, so that nothing is computed for one that is not there."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        exporter(name)
+    return names
+
+
+def _collate(asked: str, formats: tuple[str, ...], output_dir: Path | None) -> None:
+    with _opened() as store:
+        run_id = store.run(asked).run_id
+        collated = rows_of(store, run_id)
+        for name in formats:
+            typer.echo(export(collated, output_dir or RESULTS / run_id, name))
+
+
+def _watch(formats: tuple[str, ...], output_dir: Path, every_s: float, metrics_port: int | None) -> None:
+    """Rounds until a signal ends them."""
+    settings = load()
+    with ExitStack() as undo:
+        undo.enter_context(_until_signal())
+        store = undo.enter_context(closing(LateStore(settings.database)))
+        if metrics_port is not None:
+            undo.enter_context(metrics.served(lambda: store().tally(), metrics_port))
+        watching = Watch(
+            store,
+            output_dir,
+            formats,
+            say=typer.echo,
+            complain=partial(typer.echo, err=True),
+            health_file=settings.health_file,
+        )
+        while True:
+            watching.step()
+            time.sleep(every_s)
+
+
+@contextmanager
+def _until_signal() -> Iterator[None]:
+    """What is done here ends, quietly, with the first SIGTERM or Ctrl-C; what that leaves to undo is undone."""
+
+    def interrupt(*_: Any) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        with suppress(KeyboardInterrupt):
+            yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @contextmanager
 def _store() -> Iterator[Store]:
     """The store, and errors as messages with exit codes."""
+    with _explained(), _opened() as store:
+        yield store
+
+
+def _opened() -> closing[Store]:
+    return closing(open_store(load().database))
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Errors as messages with exit codes."""
     try:
-        with closing(open_store(Settings().database)) as store:
-            yield store
+        yield
     except BadInput as error:
         _fail(error, 2)
     except Unreachable as error:

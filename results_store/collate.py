@@ -5,11 +5,13 @@ Every cell of the matrix has a row, measured or not. Only the samples of one cel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from statistics import median
+from types import ModuleType
 
 from farm import plugins, statistics
 from farm.errors import BadInput
@@ -118,28 +120,53 @@ class Row:
         return self.verdict is not None and self.verdict.level is Level.INVALID
 
 
-def collate(store: Store, run_id: str) -> list[Row]:
-    """The rows of a run, in the order of its matrix."""
+@dataclass(frozen=True, kw_only=True)
+class Collated:
+    """A run as exporters get it."""
+
+    run_id: str
+    #: In the order of the matrix.
+    rows: tuple[Row, ...]
+    #: Reads the measured jobs again, with their raw samples, by cell and repeat; few are in memory at once.
+    measured: Callable[[], Iterator[JobResult]]
+
+
+def collate(store: Store, run_id: str) -> Collated:
+    """The rows of the run of this id, and the way to its samples, open for as long as the store is."""
     cells = groupby(store.results(run_id), key=lambda result: result.cell_ordinal)
-    return _with_speedups([row for _, results in cells for row in _rows(list(results))])
+    rows = _with_speedups([row for _, results in cells for row in _rows(list(results))])
+    return Collated(run_id=run_id, rows=tuple(rows), measured=partial(_measured, store, run_id))
 
 
-def export(rows: Sequence[Row], folder: Path, name: str = "csv") -> Path:
-    """Writes the rows with an exporter into a folder, which is made where it is missing; returns the file.
+def exporter(name: str) -> ModuleType:
+    """The exporter of this name.
+
+    Raises:
+        BadInput: no such exporter, or it cannot be loaded.
+    """
+    return plugins.load(exporters.__name__, name)
+
+
+def export(collated: Collated, folder: Path, name: str = "csv") -> Path:
+    """Writes a run with an exporter into a folder, which is made where it is missing; returns what was written.
 
     Raises:
         BadInput: no such exporter, or the folder cannot be written.
     """
-    exporter = plugins.load(exporters.__name__, name)
-    path: Path = folder / exporter.FILE
+    writer = exporter(name)
+    path: Path = folder / writer.FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        exporter.write(rows, path)
+        writer.write(collated, path)
     except OSError as error:
         raise BadInput(
             f"{path} cannot be written: {error.strerror}. Choose another folder with --output-dir."
         ) from None
     return path
+
+
+def _measured(store: Store, run_id: str) -> Iterator[JobResult]:
+    return (result for result in store.results(run_id) if result.measurement is not None)
 
 
 # ---- one row

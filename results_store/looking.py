@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,7 +15,17 @@ from results_store import records
 from results_store.claiming import claimable as is_claimable
 from results_store.clock import now
 from results_store.schema import attempts, cells, is_open, is_running, jobs, results, runs, workers
-from results_store.values import ALIVE_S, JobResult, Progress, RunInfo, State, WorkerInfo, label
+from results_store.values import (
+    ALIVE_S,
+    EndedRun,
+    JobResult,
+    Progress,
+    RunInfo,
+    State,
+    Tally,
+    WorkerInfo,
+    label,
+)
 
 _MAX_FAILURES_SHOWN = 100
 
@@ -55,6 +67,35 @@ def all_runs(connection: sa.Connection, number: int | None = None) -> list[RunIn
     ]
 
 
+def ended_runs(connection: sa.Connection) -> list[EndedRun]:
+    """The runs without a job to do, oldest first. Asks the index for one job of each run, and counts none."""
+    query = sa.select(runs.c.run_id, _begun_at().label("begun_at")).where(sa.not_(_has(is_open(jobs))))
+    rows = connection.execute(query.order_by(runs.c.number))
+    return [EndedRun(run_id=row.run_id, begun_at=row.begun_at) for row in rows]
+
+
+def tally(connection: sa.Connection) -> Tally:
+    """What the whole store holds, counted."""
+    by = (jobs.c.state, jobs.c.queue, jobs.c.outcome)
+    states, ended, waiting = Counter[State](), Counter[Outcome](), Counter[str]()
+    for state, queue, outcome, count in connection.execute(sa.select(*by, sa.func.count()).group_by(*by)):
+        states[State(state)] += count
+        waiting[queue] += count if state == State.QUEUED else 0
+        if not State(state).is_open:
+            ended[_ended_as(State(state), outcome)] += count
+    all_runs, open_runs, oldest_s = connection.execute(_run_counts()).one()
+    return Tally(
+        jobs={state: states[state] for state in State},
+        ended={outcome: ended[outcome] for outcome in Outcome},
+        waiting=dict(waiting),
+        oldest_waiting_s=max(0.0, oldest_s or 0.0),
+        attempts=_attempt_counts(connection),
+        workers=_worker_counts(connection),
+        open_runs=open_runs,
+        ended_runs=all_runs - open_runs,
+    )
+
+
 def progress(connection: sa.Connection, number: int) -> Progress:
     """How a run goes."""
     [run] = all_runs(connection, number)
@@ -82,8 +123,7 @@ def progress(connection: sa.Connection, number: int) -> Progress:
 
 def all_workers(connection: sa.Connection, alive_only: bool) -> list[WorkerInfo]:
     """The workers, by id."""
-    alive = sa.and_(workers.c.last_seen > now() - ALIVE_S, workers.c.left_at.is_(None))
-    query = sa.select(workers).where(*([alive] if alive_only else [])).order_by(workers.c.worker_id)
+    query = sa.select(workers).where(*([_is_alive()] if alive_only else [])).order_by(workers.c.worker_id)
     return [records.worker(row) for row in connection.execute(query)]
 
 
@@ -143,6 +183,45 @@ def _job_result(row: sa.Row[Any]) -> JobResult:
         measured_by=row.measured_by,
         worker_id=row.measuring_worker,
     )
+
+
+def _is_alive() -> sa.ColumnElement[bool]:
+    return sa.and_(workers.c.last_seen > now() - ALIVE_S, workers.c.left_at.is_(None))
+
+
+def _has(which: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """Whether a run has such a job."""
+    return sa.exists().where(jobs.c.run_number == runs.c.number, which).correlate(runs)
+
+
+def _begun_at() -> sa.ColumnElement[float]:
+    return sa.func.coalesce(runs.c.resumed_at, runs.c.created_at)
+
+
+def _ended_as(state: State, outcome: str | None) -> Outcome:
+    """A cancelled job ended so, however an attempt before that did."""
+    return Outcome.CANCELLED if state is State.CANCELLED or outcome is None else Outcome(outcome)
+
+
+def _run_counts() -> sa.Select[Any]:
+    """Runs, open runs, and seconds since the oldest run with a queued job began."""
+    every = sa.select(sa.func.count()).select_from(runs)
+    unfinished = every.where(_has(is_open(jobs)))
+    waiting = sa.select(now() - sa.func.min(_begun_at())).where(_has(jobs.c.state == State.QUEUED))
+    return sa.select(every.scalar_subquery(), unfinished.scalar_subquery(), waiting.scalar_subquery())
+
+
+def _attempt_counts(connection: sa.Connection) -> dict[Outcome, int]:
+    # the index answers this: rows of attempts are large
+    query = sa.select(attempts.c.outcome, sa.func.count()).group_by(attempts.c.outcome)
+    counted = {row[0]: row[1] for row in connection.execute(query)}
+    return {outcome: counted.get(outcome, 0) for outcome in Outcome}
+
+
+def _worker_counts(connection: sa.Connection) -> dict[tuple[str, str], int]:
+    query = sa.select(workers.c.device_kind, workers.c.queues).where(_is_alive())
+    places = ((row.device_kind, queue) for row in connection.execute(query) for queue in json.loads(row.queues))
+    return dict(Counter(places))
 
 
 def _states_by_run(connection: sa.Connection, number: int | None) -> dict[int, dict[State, int]]:

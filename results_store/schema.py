@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 #: The migration that these tables agree with.
-REVISION = "0001"
+REVISION = "0002"
 
 metadata = sa.MetaData(
     naming_convention={
@@ -26,6 +26,8 @@ runs = sa.Table(
     sa.Column("matrix", sa.Text, nullable=False),
     sa.Column("again", sa.Boolean, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
+    #: When cancelled jobs were last queued again: an ended run changes in no other way.
+    sa.Column("resumed_at", sa.Double),
 )
 
 cells = sa.Table(
@@ -127,7 +129,7 @@ attempts = sa.Table(
     sa.Column("device_from", sa.Double),
     sa.Column("device_until", sa.Double),
     sa.Column("phase", sa.Text),
-    sa.Column("outcome", sa.Text),
+    sa.Column("outcome", sa.Text, index=True),
     sa.Column("reason", sa.Text, nullable=False, server_default=""),
     #: Its fence had moved on when it ended: kept, but no result.
     sa.Column("stale", sa.Boolean, nullable=False, server_default=sa.false()),

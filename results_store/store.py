@@ -17,6 +17,7 @@ from results_store.migrations import migrate
 from results_store.schema import locks, workers
 from results_store.values import (
     Claim,
+    EndedRun,
     Ending,
     JobResult,
     Lease,
@@ -25,11 +26,13 @@ from results_store.values import (
     RunInfo,
     State,
     Submission,
+    Tally,
     WorkerInfo,
 )
 
 __all__ = [
     "Claim",
+    "EndedRun",
     "Ending",
     "JobResult",
     "Lease",
@@ -39,6 +42,7 @@ __all__ = [
     "State",
     "Store",
     "Submission",
+    "Tally",
     "WorkerInfo",
     "open_store",
 ]
@@ -197,6 +201,16 @@ class Store:
         number = self._number(run_id)
         with self._database.reading() as connection:
             return looking.all_runs(connection, number)[0]
+
+    def ended_runs(self) -> list[EndedRun]:
+        """The runs without a job to do, oldest first; cheap enough to ask for every few seconds."""
+        with self._database.reading() as connection:
+            return looking.ended_runs(connection)
+
+    def tally(self) -> Tally:
+        """What the whole store holds, counted."""
+        with self._database.reading() as connection:
+            return looking.tally(connection)
 
     def progress(self, run_id: str) -> Progress:
         """How a run goes."""

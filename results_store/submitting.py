@@ -41,11 +41,13 @@ def resume(connection: sa.Connection, number: int) -> int:
     of_run = jobs.c.run_number == number
     # a job that is still being stopped goes on, or is queued again when it has stopped
     connection.execute(sa.update(jobs).where(of_run, is_running(jobs)).values(cancel_requested=False))
-    connection.execute(
+    again = connection.execute(
         sa.update(jobs)
         .where(of_run, jobs.c.state == State.CANCELLED)
         .values(state=State.QUEUED, cancel_requested=False, outcome=None, reason="")
     )
+    if again.rowcount:
+        connection.execute(sa.update(runs).where(runs.c.number == number).values(resumed_at=now()))
     return _count(connection, number, jobs.c.state == State.QUEUED)
 
 

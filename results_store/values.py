@@ -146,6 +146,37 @@ class RunInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EndedRun:
+    """A run without a job to do."""
+
+    run_id: str
+    #: Submitted, or last resumed: seconds since the epoch, by the database's clock.
+    #: While this stays the same, so does the run.
+    begun_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """What the whole store holds, counted: every state and outcome has its number, also where that is 0."""
+
+    #: Jobs by state.
+    jobs: Mapping[State, int]
+    #: Jobs that ended, by how.
+    ended: Mapping[Outcome, int]
+    #: Queued jobs by queue: every queue that ever had a job.
+    waiting: Mapping[str, int]
+    #: Since the oldest run with a queued job was submitted or resumed; 0 where nothing waits.
+    oldest_waiting_s: float
+    #: Attempts that ended, by how; stale ones too.
+    attempts: Mapping[Outcome, int]
+    #: Living workers by (kind of device, queue); one that serves two queues counts in both.
+    workers: Mapping[tuple[str, str], int]
+    #: Runs with a job to do, and those without.
+    open_runs: int
+    ended_runs: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Progress:
     """How a run goes, for people."""
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from farm import queue
 from farm.errors import BadInput, FarmError, Unreachable, unknown
-from farm.settings import Settings
+from farm.settings import Settings, load
 from results_store.store import Store, WorkerInfo, open_store
 from workers import capabilities, locks
 from workers.service import Service
@@ -35,7 +34,8 @@ Where things live comes from the environment:
   FARM_DATABASE_URL   postgresql://… when there is more than one host; else a SQLite file in FARM_DATA_DIR
   FARM_LOCK_DIR       one directory for all workers of a host
 
-SIGTERM or Ctrl-C: the job in hand is finished first. A second one stops at once and hands the job back.
+SIGTERM or Ctrl-C: the job in hand is finished first, or handed back after FARM_DRAIN_S seconds where that is set.
+A second one stops at once and hands the job back.
 """
 
 
@@ -68,10 +68,7 @@ def _level(text: str) -> str:
 
 
 def _settings() -> Settings:
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        raise BadInput("\n".join(map(_explain, error.errors()))) from None
+    settings = load()
     if settings.broker_url is None:
         raise BadInput(
             "No broker is set. Either set CELERY_BROKER_URL to a Redis, such as redis://localhost:6379/0, or let "
@@ -79,13 +76,6 @@ def _settings() -> Settings:
         )
     queue.check_url(settings.broker_url)
     return settings
-
-
-def _explain(problem: Any) -> str:
-    field = str(problem["loc"][0])
-    # An alias is the variable's whole name already.
-    name = f"FARM_{field.upper()}" if field in Settings.model_fields else field
-    return f"{name} is {problem['input']!r}: {problem['msg']}."
 
 
 def _worker(settings: Settings, device: str, threads: int | None, name: str | None) -> WorkerInfo:
@@ -96,8 +86,8 @@ def _worker(settings: Settings, device: str, threads: int | None, name: str | No
         return worker
     # One after the other, and registered before the next one looks: else two that start together choose alike.
     with locks.turn(settings.lock_dir, "choosing"), contextlib.closing(_store(settings)) as store:
-        living = [other for other in store.workers() if other.host == worker.host]
-        worker = capabilities.capabilities(device, threads, name=name, living=living, visible=visible)
+        # Of all hosts: the containers of one have names of their own, and a UUID is there once in the world.
+        worker = capabilities.capabilities(device, threads, name=name, living=store.workers(), visible=visible)
         store.register(worker)
     return worker
 

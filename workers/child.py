@@ -67,10 +67,10 @@ def fulfil(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _do(request: Mapping[str, Any]) -> dict[str, Any]:
-    from farm.settings import Settings
+    from farm.settings import load
     from farm.spec import JobSpec
 
-    spec, settings = JobSpec.model_validate(request["spec"]), Settings()
+    spec, settings = JobSpec.model_validate(request["spec"]), load()
     if request["phase"] == "build":
         from farm import building
 

@@ -12,11 +12,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from farm import queue
 from farm.errors import FarmError, Unreachable
-from farm.settings import Settings
+from farm.settings import Settings, load
 from results_store.store import Store, open_store
 from workers import processes
 
@@ -71,22 +72,25 @@ class Reconciler:
         worker_id: str,
         every_s: float,
         clock: Callable[[], float] = time.monotonic,
+        on_life: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._broker = broker
         self._worker_id = worker_id
         self._lock_s = 3 * every_s
         self._clock = clock
+        self._on_life = on_life
         #: Job → (when it may be published again, the pause after that).
         self._published: dict[str, tuple[float, float]] = {}
 
     def step(self) -> int:
-        """One round; how many messages it sent.
+        """One round; how many messages it sent. Calls `on_life` once the database has answered.
 
         Raises:
             Unreachable: the database or the broker does not answer.
         """
         self._store.heartbeat(self._worker_id)
+        self._on_life()
         if not self._store.try_lock(_LOCK, self._worker_id, self._lock_s):
             return 0
         done = self._store.reconcile()
@@ -134,6 +138,27 @@ class Reconciler:
         self._published = {job: when for job, when in self._published.items() if job in jobs}
 
 
+class Pulse:
+    """Touches a file each time it is called, so that others see a service live; None is for nobody to look at."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self._trouble = ""
+
+    def __call__(self) -> None:
+        """Touches it; where that fails, says so once, because the worker lives all the same."""
+        if self._file is None:
+            return
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._file.touch()
+            self._trouble = ""
+        except OSError as error:
+            if str(error) != self._trouble:
+                log.warning("FARM_HEALTH_FILE cannot be touched: %s", error)
+            self._trouble = str(error)
+
+
 def run(settings: Settings, worker_id: str, stop: threading.Event) -> None:
     """Rounds until told to stop, with one line of log per change between well and not."""
     reconciler: Reconciler | None = None
@@ -143,7 +168,11 @@ def run(settings: Settings, worker_id: str, stop: threading.Event) -> None:
             if reconciler is None:
                 store = open_store(settings.database, lease_s=settings.lease_s)
                 reconciler = Reconciler(
-                    store, RedisBroker(settings.broker_url or ""), worker_id, settings.reconcile_s
+                    store,
+                    RedisBroker(settings.broker_url or ""),
+                    worker_id,
+                    settings.reconcile_s,
+                    on_life=Pulse(settings.health_file),
                 )
             reconciler.step()
             if trouble:
@@ -168,7 +197,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s reconciler: %(message)s")
     logging.getLogger("kombu").setLevel(logging.WARNING)
-    run(Settings(), worker_id, stop)
+    run(load(), worker_id, stop)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 
-from farm import queue
+from farm import queue, scratch
 from farm.errors import FarmError
 from farm.settings import Settings
 from results_store.store import WorkerInfo, open_store
@@ -45,6 +45,7 @@ class Service:
         """
         broker_url = self._settings.broker_url or ""
         queue.check(broker_url)
+        scratch.sweep(self._settings)
         with contextlib.closing(open_store(self._settings.database, lease_s=self._settings.lease_s)) as store:
             store.register(self._worker)
         try:
@@ -58,6 +59,7 @@ class Service:
                     handler=self._handler,
                     on_ready=self._say_ready,
                     on_abort=self._leave_at_once,
+                    drain_s=self._settings.drain_s,
                     log_level=self._log_level,
                 )
         finally:

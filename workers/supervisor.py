@@ -15,11 +15,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from farm import allocator, building
+from farm import allocator, building, scratch
 from farm.errors import FarmError, Unreachable, Unsupported
 from farm.measurement import Environment, Measurement, Outcome
 from farm.settings import Settings
@@ -154,8 +155,18 @@ class Supervisor:
         return replace(measured, log_tail=built.log_tail + measured.log_tail), phase
 
     def _phase(self, claim: Claim, held: Held, phase: str, deadline_s: float, build_spent_s: float) -> PhaseEnd:
+        try:
+            with scratch.folder(self._settings) as temporary:
+                watched = self._watched(claim, held, phase, deadline_s, build_spent_s, temporary)
+                return classify(self._run_child(watched), phase, deadline_s)
+        except OSError as error:
+            return PhaseEnd(outcome=Outcome.ERROR, reason=f"the {phase} process could not be started: {error}")
+
+    def _watched(
+        self, claim: Claim, held: Held, phase: str, deadline_s: float, build_spent_s: float, temporary: Path
+    ) -> Watched:
         processors = held.processors[: claim.spec.threads]
-        watched = Watched(
+        return Watched(
             command=self._command,
             request={
                 "phase": phase,
@@ -164,16 +175,12 @@ class Supervisor:
                 "parent": os.getpid(),
                 "build_spent_s": build_spent_s,
             },
-            environment=child_environment(self._settings, claim.spec, len(processors), held.gpu_uuid),
+            environment=child_environment(self._settings, claim.spec, len(processors), temporary, held.gpu_uuid),
             descriptors=held.descriptors,
             deadline_s=deadline_s,
             tick=lambda: self._renew(claim),
             tick_s=self._settings.renew_s,
         )
-        try:
-            return classify(self._run_child(watched), phase, deadline_s)
-        except OSError as error:
-            return PhaseEnd(outcome=Outcome.ERROR, reason=f"the {phase} process could not be started: {error}")
 
     def _renew(self, claim: Claim) -> Stopped | None:
         try:
@@ -199,12 +206,11 @@ class Supervisor:
 
 
 def child_environment(
-    settings: Settings, spec: JobSpec, threads: int, gpu_uuid: str | None = None
+    settings: Settings, spec: JobSpec, threads: int, temporary: Path, gpu_uuid: str | None = None
 ) -> dict[str, str]:
     """The environment variables of a measuring process: what a library reads only once has to be there at exec."""
     return {
-        **os.environ,
-        **settings.variables(),
+        **scratch.environment(settings, temporary),
         **allocator.variables(spec.recipe.allocator),
         **dict.fromkeys(_THREAD_VARIABLES, str(threads)),
         # By UUID: an index means another GPU wherever the order differs. Without one, no GPU is to be seen.

@@ -2,9 +2,10 @@
 
 A plug-in is a module `results_store/exporters/<name>.py` with
 
-- `FILE`: the name of the file that it writes;
-- `write(rows, path)`: writes the `results_store.collate.Row`s whole or not at all. Rows are in base units
-  and not rounded: scaling and rounding is the exporter's.
+- `FILE`: the name of the file or folder that it writes;
+- `write(collated, path)`: writes a `results_store.collate.Collated` there, whole or not at all. Its rows are in
+  base units and not rounded: scaling and rounding is the exporter's. Who needs raw samples iterates over
+  `collated.measured()`, and keeps no more of them than one cell's.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import csv
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from results_store.collate import Figures, Latency, Row, Share
+from results_store.collate import Collated, Figures, Latency, Row, Share
 
 FILE = "benchmark_results.csv"
 
@@ -27,14 +27,14 @@ _FORMULA = ("=", "+", "-", "@")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
 
 
-def write(rows: Iterable[Row], path: Path) -> None:
+def write(collated: Collated, path: Path) -> None:
     """Writes the rows; the file is replaced as a whole, once everything is on the disk."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
-            writer.writerows([_text(column(row)) for column in COLUMNS.values()] for row in rows)
+            writer.writerows([_text(column(row)) for column in COLUMNS.values()] for row in collated.rows)
             file.flush()
             # mkstemp makes a file for its owner alone; a result is for whoever may read the folder
             os.fchmod(file.fileno(), 0o644)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from farm import queue
+from farm.settings import Settings
+from producer import local
 from producer.__main__ import app
 from results_store.store import Store, open_store
 from results_store.values import State
@@ -134,3 +140,34 @@ def test_waiting_ends_with_the_table_and_the_csv(redis: RedisServer, store: Stor
     assert process.returncode == 0
     assert output.count("densenet121_baseline") == 3
     assert output.splitlines()[-1] == str(tmp_path / "benchmark_results.csv")
+
+
+def test_flower_shows_everything_and_controls_nothing(redis: RedisServer, store: Store, tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "farm", broker_url=redis.url, flower_basic_auth=None)
+    with local.embedded(settings, store, [], "run", lambda _: None) as farm:
+        pages = ("workers", "tasks", "broker", "api/workers", "api/tasks")
+        shown = {page: asked(farm.flower_url, page) for page in pages}
+        actions = (
+            "worker/shutdown/any",
+            "worker/pool/grow/any",
+            "task/revoke/any",
+            "task/async-apply/farm.measure",
+        )
+        done = {action: asked(farm.flower_url, f"api/{action}", b"{}") for action in actions}
+    assert set(shown.values()) == {200}
+    assert set(done.values()) == {403}
+
+
+def asked(url: str, path: str, body: bytes | None = None) -> int:
+    """The status of Flower's answer."""
+    parts = urlsplit(url)
+    credentials = base64.b64encode(f"{parts.username}:{parts.password}".encode()).decode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{parts.port}/{path}", data=body, headers={"Authorization": f"Basic {credentials}"}
+    )
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code

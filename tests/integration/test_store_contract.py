@@ -19,7 +19,7 @@ from alembic.migration import MigrationContext
 
 from farm.errors import BadInput, FarmError, Unreachable
 from farm.measurement import Outcome
-from results_store import claiming, schema
+from results_store import claiming, looking, schema
 from results_store.database import Database
 from results_store.store import Claim, Ending, Lease, Reconciled, State, Store, open_store
 from results_store.values import MAX_FAILURES, MAX_LOG_BYTES, MAX_LOSSES
@@ -653,6 +653,102 @@ def test_progress_counts_jobs_cells_and_time(store: Store) -> None:
     assert progress.seconds_per_job is not None
     assert progress.started_at <= since <= progress.now
     assert abs(progress.now - time.time()) < 5
+
+
+def test_runs_without_a_job_to_do_have_ended_and_change_by_being_resumed(store: Store) -> None:
+    assert store.ended_runs() == []
+    first = store.submit(factories.matrix(repeats=2)).run_id
+    second = store.submit(factories.matrix(batch_sizes=(8,))).run_id
+    measured(store)
+    running = claimed(store)
+    assert store.ended_runs() == []
+    store.cancel(first)
+    store.cancel(second)
+    [ended] = store.ended_runs()
+    assert ended.run_id == second
+    assert ended.begun_at == store.run(second).created_at
+    store.finish(running, Ending(outcome=Outcome.CANCELLED))
+    assert [run.run_id for run in store.ended_runs()] == [first, second]
+    store.resume(second)
+    assert [run.run_id for run in store.ended_runs()] == [first]
+    store.cancel(second)
+    again = store.ended_runs()[1]
+    assert again.run_id == second
+    assert ended.begun_at < again.begun_at < time.time() + 5
+
+
+def test_resuming_a_run_without_cancelled_jobs_changes_nothing(store: Store) -> None:
+    run = store.submit(factories.matrix()).run_id
+    measured(store)
+    before = store.ended_runs()
+    assert store.resume(run) == 0
+    assert store.ended_runs() == before
+
+
+def test_ended_runs_are_found_by_the_index_alone(tmp_path: Path) -> None:
+    # on SQLite, whose plans do not depend on what is in the tables
+    with closing(open_store(f"sqlite:///{tmp_path}/farm.db")) as store, store._database.reading() as connection:
+        asked: list[str] = []
+        sa.event.listen(connection, "before_cursor_execute", lambda *given: asked.append(given[2]))
+        looking.ended_runs(connection)
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {asked[0]}").all()
+    assert any("USING INDEX jobs_run_number_state (run_number=? AND state=?)" in row[3] for row in plan)
+
+
+def test_a_tally_counts_everything_once(store: Store, hasty: Store) -> None:
+    empty = store.tally()
+    assert set(empty.jobs.values()) == set(empty.ended.values()) == set(empty.attempts.values()) == {0}
+    assert (empty.oldest_waiting_s, empty.open_runs, empty.ended_runs) == (0.0, 0, 0)
+    store.register(factories.worker("gpu@alpha", device_kind="cuda", queues=("gpu", "gpu.h200")))
+    store.register(factories.worker("cpu@beta"))
+    store.deregister("cpu@beta")
+    ended = store.submit(factories.matrix(batch_sizes=(1,))).run_id
+    measured(store)
+    store.submit(factories.matrix(batch_sizes=(2, 3, 4, 5, 6), devices=("cpu",)))
+    store.submit(factories.matrix(batch_sizes=(7,), devices=("cuda",)))
+    for outcome in (Outcome.ERROR, Outcome.UNSUPPORTED):
+        store.finish(claimed(store), Ending(outcome=outcome))
+    claimed(hasty)
+    store.reconcile()
+    claimed(store)
+    found = store.tally()
+    assert found.jobs == {"queued": 3, "running": 1, "done": 2, "failed": 1, "cancelled": 0}
+    assert {outcome: n for outcome, n in found.ended.items() if n} == {"ok": 1, "error": 1, "unsupported": 1}
+    assert {outcome: n for outcome, n in found.attempts.items() if n} == {
+        "ok": 1,
+        "error": 1,
+        "unsupported": 1,
+        "lost": 1,
+    }
+    assert found.waiting == {"cpu": 2, "gpu": 1}
+    assert found.workers == {("cpu", "cpu"): 1, ("cuda", "gpu"): 1, ("cuda", "gpu.h200"): 1}
+    assert (found.open_runs, found.ended_runs) == (2, 1)
+    assert [run.run_id for run in store.ended_runs()] == [ended]
+
+
+def test_the_oldest_waiting_job_waits_since_its_run_was_submitted_or_resumed(store: Store) -> None:
+    run = store.submit(factories.matrix(repeats=2)).run_id
+    runs = schema.runs
+    change(store, sa.update(runs).values(created_at=time.time() - 1000))
+    store.submit(factories.matrix(batch_sizes=(8,)))
+    assert 999 < store.tally().oldest_waiting_s < 1010
+    store.cancel(run)
+    assert store.tally().oldest_waiting_s < 10
+    store.resume(run)
+    assert store.tally().oldest_waiting_s < 10
+    change(store, sa.update(runs).where(runs.c.run_id == run).values(resumed_at=time.time() - 500))
+    assert 499 < store.tally().oldest_waiting_s < 510
+    assert {claimed(store).run_id for _ in range(2)} == {run}
+    assert store.tally().oldest_waiting_s < 10
+
+
+def test_a_cancelled_job_counts_as_cancelled_however_an_attempt_of_it_ended(store: Store) -> None:
+    run = store.submit(factories.matrix(repeats=2)).run_id
+    store.finish(claimed(store), Ending(outcome=Outcome.CRASHED))
+    store.cancel(run)
+    found = store.tally()
+    assert {outcome: n for outcome, n in found.ended.items() if n} == {"cancelled": 2}
+    assert found.waiting == {"cpu": 0}
 
 
 def test_a_run_is_found_by_the_beginning_of_its_id_or_as_the_latest(store: Store) -> None:

@@ -216,6 +216,20 @@ def test_a_child_has_its_processors_locks_and_environment(farm: Farm) -> None:
     assert seen["request"] == {"phase": "measure", "processors": [processor], "parent": os.getpid()}
 
 
+@pytest.mark.parametrize("end", ["ok()", "os._exit(0)", "os.abort()", "time.sleep(60)"])
+def test_what_a_child_leaves_in_its_tmpdir_goes_with_it(farm: Farm, end: str) -> None:
+    noted = farm.folder / "noted"
+    script = (
+        "import tempfile\nfolder = tempfile.mkdtemp(prefix='pymp-')\n"
+        f"print(folder, os.environ['TORCHINDUCTOR_CACHE_DIR'], file=open({str(noted)!r}, 'a'))\n{end}"
+    )
+    farm.supervisor(script).handle(farm.submit(measure_deadline_s=1.0))
+    folder, cache = noted.read_text().split()
+    assert Path(folder).parent.parent == farm.settings.scratch
+    assert list(farm.settings.scratch.iterdir()) == []
+    assert farm.settings.scratch not in Path(cache).parents
+
+
 def test_a_build_comes_first_in_a_process_of_its_own_and_its_time_is_handed_on(farm: Farm) -> None:
     trace = farm.folder / "trace"
     script = (

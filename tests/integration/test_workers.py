@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ class Farm:
 
     def __init__(self, folder: Path, server: RedisServer, database_url: str) -> None:
         self.folder = folder
+        self.health_file = folder / "run" / "alive"
         self.server = server
         self.settings = Settings(
             data_dir=folder,
@@ -103,6 +105,7 @@ class Farm:
             lease_s=2.0,
             renew_s=0.3,
             reconcile_s=0.4,
+            health_file=self.health_file,
         )
         self.store: Store = open_store(database_url, lease_s=2.0)
         self.trace = folder / "trace"
@@ -110,7 +113,7 @@ class Farm:
         (folder / "child.py").write_text(CHILD)
         (folder / "template.json").write_text(factories.measurement().model_dump_json())
 
-    def worker(self, name: str = "cpu@test", threads: int = THREADS) -> Worker:
+    def worker(self, name: str = "cpu@test", threads: int = THREADS, drain_s: float | None = None) -> Worker:
         log = self.folder / f"{name}.log"
         child = (str(self.folder / "child.py"), str(self.folder / "template.json"), str(self.trace))
         with log.open("wb") as out:
@@ -118,7 +121,7 @@ class Farm:
                 [sys.executable, "-u", "-c", WORKER, name, str(threads), *child],
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **self.settings.variables()},
+                env={**os.environ, **self.settings.model_copy(update={"drain_s": drain_s}).variables()},
             )
         started = Worker(name, process, log)
         self._workers.append(started)
@@ -299,6 +302,41 @@ def test_a_second_signal_stops_at_once_and_hands_the_job_back(farm: Farm, number
     assert farm.store.workers() == []
 
 
+def test_a_job_that_is_not_done_when_the_drain_is_over_is_handed_back(farm: Farm) -> None:
+    worker = farm.worker(drain_s=1.0)
+    farm.submit(1, seconds=60)
+    eventually(farm.measuring)
+    measuring = farm.measuring()
+    assert measuring is not None
+    left = processes.children(worker.process.pid) | {measuring}
+    began = time.monotonic()
+    assert worker.stop(within_s=10) == 1
+    assert time.monotonic() - began >= 1.0
+    assert "not done after 1 s" in worker.log
+    assert not any(runs(pid) for pid in left)
+    [found] = farm.results()
+    assert found.state == "queued"
+    assert "stopped in the middle" in found.reason
+    assert farm.store.workers() == []
+
+
+def test_a_job_that_is_done_within_the_drain_counts(farm: Farm) -> None:
+    worker = farm.worker(drain_s=20.0)
+    farm.submit(1, seconds=1.0)
+    eventually(farm.measuring)
+    assert worker.stop() == 0
+    assert farm.measured() == ["in", "out"]
+    assert farm.finished()
+
+
+def test_a_worker_touches_its_health_file_for_as_long_as_it_lives(farm: Farm) -> None:
+    worker = farm.worker()
+    eventually(farm.health_file.exists)
+    first = farm.health_file.stat().st_mtime_ns
+    eventually(lambda: farm.health_file.stat().st_mtime_ns > first)
+    assert worker.stop() == 0
+
+
 def test_a_worker_with_fewer_threads_leaves_bigger_jobs_and_their_messages_do_not_go_round(farm: Farm) -> None:
     if THREADS < 2:
         pytest.skip("one processor is too few")
@@ -330,7 +368,8 @@ DOOR = [sys.executable, "-m", "workers"]
         ({"name": "a b"}, {"CELERY_BROKER_URL": "redis://x"}, 2, "not possible"),
         ({"log_level": "LOUD"}, {"CELERY_BROKER_URL": "redis://x"}, 2, "Possible: DEBUG"),
         ({}, {"CELERY_BROKER_URL": "amqp://:hunter2@x"}, 2, "not one of Redis"),
-        ({}, {"CELERY_BROKER_URL": "{redis}", "FARM_LEASE_S": "soon"}, 2, "FARM_LEASE_S"),
+        ({}, {"CELERY_BROKER_URL": "{redis}", "FARM_LEASE_S": "soon"}, 2, "FARM_LEASE_S is 'soon'"),
+        ({}, {"CELERY_BROKER_URL": "{redis}", "FARM_SECRETS_DIR": "/nowhere"}, 2, "no such folder"),
         ({}, {"CELERY_BROKER_URL": "redis://:hunter2@127.0.0.1:1/0"}, 3, "does not answer"),
         ({}, {"CELERY_BROKER_URL": "{redis}", "FARM_DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/x"}, 3, ""),
         ({}, {"CELERY_BROKER_URL": "{redis}", "FARM_LOCK_DIR": "/proc/locks"}, 2, "FARM_LOCK_DIR"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -70,6 +71,16 @@ def test_two_workers_take_different_gpus_and_a_third_one_shares(two_gpus: None) 
         living.append(worker)
         taken.append(worker.device_uuid)
     assert taken == ["GPU-1", "GPU-2", "GPU-1"]
+
+
+def test_workers_in_containers_of_other_names_count_by_their_gpus(two_gpus: None, tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, lock_dir=tmp_path / "locks", visible_gpu=None)
+    elsewhere = factories.environment(
+        host="0f3c", device_kind="cuda", device_model="NVIDIA H200", device_uuid="GPU-1"
+    )
+    with contextlib.closing(open_store(settings.database)) as store:
+        store.register(factories.worker("gpu@0f3c", environment=elsewhere))
+    assert door._worker(settings, "cuda", 1, "second").device_uuid == "GPU-2"
 
 
 def test_a_gpu_worker_takes_few_processors(two_gpus: None) -> None:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from farm.errors import BadInput
 from farm.measurement import Memory, Outcome, Samples, Usage
 from results_store.__main__ import app
-from results_store.collate import collate, export
+from results_store.collate import Row, collate, export
 from results_store.exporters.csv import COLUMNS
 from results_store.exporters.csv import write as write_csv
 from results_store.store import Ending, Store, open_store
@@ -243,8 +243,9 @@ def test_text_cannot_start_a_formula_but_numbers_stay_numbers(
     end(store, Outcome.ERROR, given)
     [row] = table(store, run, tmp_path)
     assert row["reason"] == shown
-    [found] = collate(store, run)
-    write_csv([replace(found, attempts=-1)], tmp_path / "negative.csv")
+    collated = collate(store, run)
+    negative = replace(collated, rows=tuple(replace(row, attempts=-1) for row in collated.rows))
+    write_csv(negative, tmp_path / "negative.csv")
     with (tmp_path / "negative.csv").open(newline="") as file:
         assert next(csv.DictReader(file))["attempts"] == "-1"
 
@@ -257,17 +258,17 @@ def test_large_and_small_numbers_are_written_without_exponents(store: Store, tmp
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(store: Store, tmp_path: Path) -> None:
-    rows = collate(store, submitted(store))
+    collated = collate(store, submitted(store))
     folder = tmp_path / "results"
-    path = export(rows, folder)
+    path = export(collated, folder)
     before = path.read_bytes()
 
-    def breaks() -> Iterator[Any]:
-        yield rows[0]
+    def breaks() -> Iterator[Row]:
+        yield collated.rows[0]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_csv(breaks(), path)
+        write_csv(replace(collated, rows=breaks()), path)  # type: ignore[arg-type]
     assert path.read_bytes() == before
     assert list(folder.iterdir()) == [path]
     assert path.stat().st_mode & 0o777 == 0o644
@@ -277,8 +278,21 @@ def test_a_folder_that_cannot_be_written_is_bad_input(store: Store, tmp_path: Pa
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match="--output-dir"):
         export(collate(store, submitted(store)), tmp_path / "file" / "results")
-    with pytest.raises(BadInput, match="Possible: csv"):
-        export([], tmp_path, "xlsx")
+    with pytest.raises(BadInput, match="Possible: csv, tensorboard"):
+        export(collate(store, "latest"), tmp_path, "xlsx")
+
+
+def test_the_measured_jobs_can_be_read_again_with_their_samples(store: Store) -> None:
+    run = submitted(store, repeats=2, batch_sizes=(1, 8))
+    for _ in range(3):
+        measure(store)
+    collated = collate(store, run)
+    assert collated.run_id == run
+    for _ in range(2):
+        found = list(collated.measured())
+        assert len(found) == 3
+        assert {len(r.measurement.samples.device_ns) for r in found if r.measurement} == {200}
+        assert [r.cell_ordinal for r in found] == sorted(r.cell_ordinal for r in found)
 
 
 @pytest.fixture
@@ -296,6 +310,33 @@ def test_the_command_collates_the_latest_run_into_a_folder_of_its_name(store: St
     assert Path("here/benchmark_results.csv").exists()
     assert command.invoke(app, ["runs"]).output.startswith(run)
     assert command.invoke(app, ["migrate"]).exit_code == 0
+
+
+def test_the_command_writes_every_format_it_is_asked_for_once(store: Store, command: CliRunner) -> None:
+    run = submitted(store)
+    done = command.invoke(app, ["collate", "--format", "csv, tensorboard,csv", "--output-dir", "here"])
+    assert done.output == "here/benchmark_results.csv\nhere/tensorboard\n"
+    assert list(Path("here/tensorboard").rglob("*tfevents*"))
+    assert not Path(f"results/{run}").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--format", "csv,tensorbord"], "Did you mean 'tensorboard'?"),
+        (["--format", ""], "Possible: csv, tensorboard"),
+        (["latest", "--watch"], "exclude each other"),
+        (["--metrics-port", "9108"], "--metrics-port belongs to --watch"),
+        (["--every", "1"], "--every belongs to --watch"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_said_before_anything_is_done(
+    store: Store, command: CliRunner, arguments: list[str], hint: str
+) -> None:
+    submitted(store)
+    done = command.invoke(app, ["collate", *arguments])
+    assert (done.exit_code, hint in done.stderr) == (2, True)
+    assert not Path("results").exists()
 
 
 def test_the_commands_errors_have_their_exit_codes(

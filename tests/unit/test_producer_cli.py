@@ -47,6 +47,7 @@ def empty(folder: Path) -> bool:
         (["--optimizations", "baseline", "--repeats", "many"], "--repeats"),
         (["--optimisations", "baseline"], "--optimizations"),
         (["--matrix", "missing.toml"], "missing.toml"),
+        (["--optimizations", "baseline", "--set", "min_calls=0"], "--set min_calls"),
         ([], "--optimizations"),
     ],
 )
@@ -67,6 +68,13 @@ def test_a_dry_run_prints_cells_and_jobs_and_needs_nothing(place: Path) -> None:
     assert "6 cells × 3 repeats = 18 jobs" in result.stdout
     assert "channels_last+amp" in result.stdout
     assert empty(place)
+
+
+def test_a_dry_run_tells_of_a_changed_protocol(place: Path) -> None:
+    changed = ["--set", "min_calls=100", "--set", "warmup_min_calls=10"]
+    result = submit("--optimizations", "baseline", "--protocol", "quick", *changed, "--dry-run")
+    assert result.exit_code == 0
+    assert "protocol quick+;" in result.stdout
 
 
 def test_without_a_broker_both_ways_out_are_named(place: Path) -> None:

@@ -76,6 +76,8 @@ def test_the_matrix_that_comes_with_the_project_has_eighteen_jobs() -> None:
         ({"image_size": 8}, "--image-size"),
         ({"threads": 0}, "--threads"),
         ({"seed": -1}, "--seed"),
+        ({"set": ["min_cals=3"]}, "'min_calls'"),
+        ({"set": ["min_calls=3"], "protocol": "quik"}, "'quick'"),
         ({"optimizations": []}, "--optimizations"),
     ],
 )
@@ -96,6 +98,7 @@ def test_a_wrong_flag_is_named_with_what_is_possible(given: dict[str, Any], said
         ('optimizations = ["amp"]\nbatch-sizes = ["8"]', "whole numbers"),
         ('optimizations = ["amp"]\nbatch-sizes = []', "names nothing"),
         ("optimizations = [3]", "names"),
+        ('optimizations = ["amp"]\nset = [3]', "set must be a list"),
         ('optimizations = ["amp"]\nrepeats = "many"', "a whole number"),
         ('optimizations = ["amp"]\nprotocol = 3', "quick"),
         ('optimizations = ["amp"]\nbatch-sizes = [1]\nbatch_sizes = [2]', "twice"),
@@ -138,3 +141,14 @@ def test_a_missing_file_is_told_with_its_like_and_the_examples(tmp_path: Path) -
     assert str(tmp_path / "matrix.toml") in str(refused.value)
     assert "matrices/densenet121-cpu.toml" in str(refused.value)
     assert "pyproject" not in str(refused.value)
+
+
+def test_fields_of_the_protocol_are_set_by_flag_or_file_and_repeats_stay_the_presets(tmp_path: Path) -> None:
+    by_flag = request.matrix(flags(set=["min_calls=100", "accuracy_samples=64"]))
+    file = written(tmp_path, 'optimizations = ["baseline"]\nset = ["min_calls=100", "accuracy_samples=64"]\n')
+    assert request.matrix({}, file) == by_flag
+    protocol = by_flag.protocol
+    assert (protocol.name, protocol.min_calls, protocol.accuracy_samples) == ("standard+", 100, 64)
+    assert by_flag.repeats == 10
+    assert request.matrix({"set": ["min_calls=12"]}, file).protocol.min_calls == 12
+    assert request.matrix(flags(set=["min_calls=100"], repeats=2)).repeats == 2

@@ -22,7 +22,7 @@ def rows(folder: Path) -> list[Row]:
             unsupported = Ending(outcome=Outcome.UNSUPPORTED, reason="no such\ninstruction")
             if claim.spec.batch_size < 4:  # the third stays with its worker
                 store.finish(claim, factories.ok(claim) if claim.spec.batch_size == 1 else unsupported)
-        return collate(store, run_id)
+        return list(collate(store, run_id).rows)
 
 
 def printed(found: list[Row], width: int) -> str:

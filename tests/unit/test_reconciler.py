@@ -9,7 +9,7 @@ import pytest
 from farm.errors import Unreachable
 from results_store.store import Store, open_store
 from tests import factories
-from workers.reconciler import FIRST_PAUSE_S, LONGEST_PAUSE_S, Reconciler
+from workers.reconciler import FIRST_PAUSE_S, LONGEST_PAUSE_S, Pulse, Reconciler
 
 
 class Broker:
@@ -158,3 +158,34 @@ def test_a_broker_that_is_away_keeps_no_worker_from_being_alive(
     with pytest.raises(Unreachable):
         reconciler.step()
     assert [worker.id for worker in store.workers()] == ["cpu@alpha"]
+
+
+def test_a_round_in_which_the_database_answered_is_a_sign_of_life(
+    store: Store, broker: Broker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def away(*_: object) -> Mapping[str, int]:
+        raise Unreachable("away")
+
+    file = tmp_path / "run" / "alive"
+    reconciler = Reconciler(store, broker, "cpu@alpha", 10.0, on_life=Pulse(file))
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "heartbeat", away)
+        with pytest.raises(Unreachable):
+            reconciler.step()
+    assert not file.exists()
+    submit(store)
+    monkeypatch.setattr(broker, "waiting", away)
+    with pytest.raises(Unreachable):
+        reconciler.step()
+    assert file.exists()
+
+
+def test_a_health_file_that_cannot_be_touched_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "run").write_text("a file, no folder")
+    pulse = Pulse(tmp_path / "run" / "alive")
+    pulse()
+    pulse()
+    [said] = caplog.messages
+    assert "FARM_HEALTH_FILE" in said

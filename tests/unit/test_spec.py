@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.errors import BadInput
-from farm.spec import PRESETS, JobSpec, Matrix, job, validated
+from farm.spec import PRESETS, JobSpec, Matrix, changed, job, preset, validated
 
 RECIPES = ["baseline", "channels_last", "amp", "torchscript", "compile", "onnxruntime"]
 
@@ -119,3 +119,34 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
 def test_unknown_fields_in_a_stored_spec_are_refused() -> None:
     with pytest.raises(BadInput):
         validated(JobSpec, {**job().model_dump(mode="json"), "command": "rm -rf /"})
+
+
+def test_a_protocol_that_is_changed_says_so_in_its_name() -> None:
+    quick, _ = preset("quick")
+    made = changed(quick, ["min-calls=100", "accuracy_samples = none", "max_s=3", "max_s=4"])
+    assert made == quick.model_copy(
+        update={"name": "quick+", "min_calls": 100, "accuracy_samples": None, "max_s": 4.0}
+    )
+    assert changed(quick, [f"min_calls={quick.min_calls}"]) == quick
+    assert JobSpec.model_validate_json(job(protocol=made).model_dump_json()).protocol == made
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("min_cals=3", "'min_calls'"),
+        ("min_calls", "--set min_calls: a field and its value"),
+        ("min_calls=0", "--set min_calls: Input should be greater"),
+        ("min_calls=many", "--set min_calls: This must be a whole number (given: 'many')"),
+        ("max_s=inf", "finite"),
+        ("min_s=nan", "--set min_s"),
+        ("min_s=5", "Set max_s as well"),
+        ("warmup_min_s=5", "Set warmup_max_s as well"),
+        ("name=mine", "the name cannot be set"),
+    ],
+)
+def test_what_cannot_be_set_is_said_with_the_flag(setting: str, said: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        changed(preset("quick")[0], [setting])
+    assert said in str(refused.value)
+    assert str(refused.value).startswith("--set")

@@ -1,0 +1,133 @@
+#!/usr/bin/env bash
+# One command from a clone to a CSV, in containers.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+usage() {
+    cat <<'TEXT'
+usage: ./build_and_run.sh [OPTION…]
+
+Builds the images, starts the farm, measures DenseNet-121, writes the CSV, and takes the farm down again. What was
+built and measured is kept in the farm's volumes, so the next run only measures what is new.
+
+  --output-dir DIR          where benchmark_results.csv goes                  [./results]
+  --gpu-enabled true|false  measure on NVIDIA GPUs                            [false]
+  --optimizations R,…       recipes           [baseline,channels_last,amp,torchscript,compile,onnxruntime]
+  --batch-size N,…          batch sizes                                       [1,8,32]
+  --device D,…              cpu, cuda, cuda.MODEL                             [cuda with a GPU, else cpu]
+  --protocol NAME           quick, standard or thorough                       [quick]
+  --dataset NAME            digits, synthetic or image_folder:NAME            [digits]
+  --iters N                 at least so many timed calls                      [the protocol's]
+  --warmup N                at least so many calls before them                [the protocol's]
+  --eval-batches N          accuracy on so many of the largest batches        [the protocol's]
+  --num-workers N           workers; those of one host take turns on a device [1]
+  --tensorboard-port PORT   TensorBoard on 127.0.0.1                          [6006]
+  --build-only              build the images and end
+  --detached                submit and end; the farm goes on
+  --no-cache                build the images from scratch
+  --cleanup                 afterwards remove containers, volumes and images; alone: do only that
+
+examples:
+  ./build_and_run.sh
+  ./build_and_run.sh --optimizations baseline,channels_last+amp --batch-size 1,8 --output-dir /tmp/results
+  ./build_and_run.sh --gpu-enabled true --num-workers 2 --detached
+  ./build_and_run.sh --cleanup
+TEXT
+}
+
+fail() { echo "error: $*" >&2; exit 2; }
+
+whole() { [[ $2 =~ ^[1-9][0-9]{0,6}$ ]] || fail "$1 $2: a whole number from 1 on, please."; }
+
+output=results gpu=false device="" batch=1,8,32 workers=1 protocol=quick dataset=digits
+optimizations=baseline,channels_last,amp,torchscript,compile,onnxruntime
+eval_batches="" build_only=false detached=false cleanup=false only_cleanup=false
+build=() set=()
+
+read_options() {
+    [ "$*" != --cleanup ] || only_cleanup=true
+    while [ $# -gt 0 ]; do
+        case "$1" in
+            -h | --help) usage; exit 0 ;;
+            --build-only) build_only=true; shift; continue ;;
+            --detached) detached=true; shift; continue ;;
+            --no-cache) build+=(--no-cache); shift; continue ;;
+            --cleanup) cleanup=true; shift; continue ;;
+        esac
+        local option=${1%%=*} value
+        if [ "$1" != "$option" ]; then value=${1#*=}; shift; else value=${2-}; shift $(($# > 1 ? 2 : 1)); fi
+        [ -n "$value" ] || fail "$option needs a value. All options: ./build_and_run.sh --help"
+        case "$option" in
+            --output-dir) output=$value ;;
+            --gpu-enabled) gpu=$value ;;
+            --optimizations) optimizations=$value ;;
+            --batch-size) batch=$value ;;
+            --device) device=$value ;;
+            --protocol) protocol=$value ;;
+            --dataset) dataset=$value ;;
+            --iters) whole "$option" "$value"; set+=(--set "min_calls=$value") ;;
+            --warmup) whole "$option" "$value"; set+=(--set "warmup_min_calls=$value") ;;
+            --eval-batches) whole "$option" "$value"; eval_batches=$value ;;
+            --num-workers) whole "$option" "$value"; workers=$value ;;
+            --tensorboard-port) whole "$option" "$value"; export FARM_TENSORBOARD_PORT=$value ;;
+            *) fail "There is no option $option. All options: ./build_and_run.sh --help" ;;
+        esac
+    done
+    [ "$gpu" = true ] || [ "$gpu" = false ] || fail "--gpu-enabled $gpu: true or false, please."
+    [ -n "$device" ] || { [ "$gpu" = true ] && device=cuda || device=cpu; }
+    [ "$gpu" = true ] || [[ ,$device != *,cuda* ]] || fail "--device $device needs --gpu-enabled true."
+    if [ -n "$eval_batches" ]; then
+        local largest
+        largest=$(tr , '\n' <<<"$batch" | sort -n | tail -n 1)
+        whole --batch-size "$largest"
+        set+=(--set "accuracy_samples=$((eval_batches * largest))")
+    fi
+}
+
+require_nvidia() {
+    docker info --format '{{json .}}' | grep -qi nvidia || fail "Docker has no NVIDIA runtime here, so no container" \
+        "can have a GPU. Install the NVIDIA Container Toolkit and restart Docker, or leave --gpu-enabled out."
+}
+
+clean_up() {
+    docker compose --profile '*' down --volumes --remove-orphans
+    docker image rm benchmark-farm:cpu benchmark-farm:gpu 2>/dev/null || true
+}
+
+submit() {  # further arguments of submit-matrix
+    docker compose run --rm -T producer submit-matrix --models densenet121 --optimizations "$optimizations" \
+        --batch-sizes "$batch" --devices "$device" --dataset "$dataset" --protocol "$protocol" "${set[@]}" \
+        "$@"
+}
+
+read_options "$@"
+if $only_cleanup; then
+    export FARM_SECRETS=${FARM_SECRETS:-./compose/secrets}
+    clean_up
+    exit
+fi
+mkdir -p "$output" || fail "--output-dir $output cannot be made."
+FARM_RESULTS=$(cd "$output" && pwd)
+export FARM_RESULTS
+compose/setup >/dev/null
+services=(cpu-worker) scale=(--scale "cpu-worker=$workers")
+if [ "$gpu" = true ]; then
+    require_nvidia
+    services+=(gpu-worker)
+    scale=(--scale "cpu-worker=$([[ ,$device, == *,cpu,* ]] && echo "$workers" || echo 0)" --scale "gpu-worker=$workers")
+fi
+FARM_COMMIT=$(git describe --always --abbrev=12 --exclude='*' --dirty=+ 2>/dev/null || true)
+export FARM_COMMIT
+docker compose build "${build[@]}" "${services[@]}"
+if $build_only; then exit; fi
+
+submit --dry-run
+docker compose up --detach --no-build "${scale[@]}"
+if $detached; then
+    submit
+    echo "The farm goes on: docker compose logs --follow; stop it with: docker compose down"
+    exit
+fi
+trap 'docker compose down' EXIT
+if $cleanup; then trap clean_up EXIT; fi
+submit --wait --output-dir results
