@@ -42,7 +42,7 @@ whole() { [[ $2 =~ ^[1-9][0-9]{0,6}$ ]] || fail "$1 $2: a whole number from 1 on
 output=results gpu=false device="" batch=1,8,32 workers=1 protocol=quick dataset=digits
 optimizations=baseline,channels_last,amp,torchscript,compile,onnxruntime
 eval_batches="" build_only=false detached=false cleanup=false only_cleanup=false
-build=() set=()
+build=() set=() run=()
 
 read_options() {
     [ "$*" != --cleanup ] || only_cleanup=true
@@ -95,7 +95,7 @@ clean_up() {
 }
 
 submit() {  # further arguments of submit-matrix
-    docker compose run --rm -T producer submit-matrix --models densenet121 --optimizations "$optimizations" \
+    docker compose run --rm -T "${run[@]}" producer submit-matrix --models densenet121 --optimizations "$optimizations" \
         --batch-sizes "$batch" --devices "$device" --dataset "$dataset" --protocol "$protocol" "${set[@]}" \
         "$@"
 }
@@ -113,6 +113,7 @@ compose/setup >/dev/null
 services=(cpu-worker) scale=(--scale "cpu-worker=$workers")
 if [ "$gpu" = true ]; then
     require_nvidia
+    export FARM_GPU_IMAGE=gpu
     services+=(gpu-worker)
     scale=(--scale "cpu-worker=$([[ ,$device, == *,cpu,* ]] && echo "$workers" || echo 0)" --scale "gpu-worker=$workers")
 fi
@@ -121,7 +122,9 @@ export FARM_COMMIT
 docker compose build "${build[@]}" "${services[@]}"
 if $build_only; then exit; fi
 
+run=(--no-deps)
 submit --dry-run
+run=()
 docker compose up --detach --no-build "${scale[@]}"
 if $detached; then
     submit
@@ -131,3 +134,4 @@ fi
 trap 'docker compose down' EXIT
 if $cleanup; then trap clean_up EXIT; fi
 submit --wait --output-dir results
+echo "On this host: $FARM_RESULTS/benchmark_results.csv"

@@ -77,6 +77,16 @@ def test_it_writes_settings_and_passwords_that_only_the_owner_can_reach(clone: C
     assert stat.S_IMODE((clone.folder / "locks").stat().st_mode) == 0o1777
 
 
+def test_the_gpu_image_is_chosen_where_containers_can_have_a_gpu(clone: Clone) -> None:
+    clone.setup()
+    assert clone.variables()["FARM_GPU_IMAGE"] == "cpu"
+    (clone.folder / ".env").unlink()
+    docker = clone.bin / "docker"
+    docker.write_text(docker.read_text().replace('"runc"', '"nvidia"'))
+    clone.setup()
+    assert clone.variables()["FARM_GPU_IMAGE"] == "gpu"
+
+
 def test_it_changes_nothing_that_is_there(clone: Clone) -> None:
     clone.setup()
     paths = [clone.folder / ".env", *sorted((clone.folder / "compose/secrets").iterdir())]
