@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # One command from a clone to a CSV, in containers.
 set -euo pipefail
+start=$PWD
 cd "$(dirname "$0")"
 
 usage() {
     cat <<'TEXT'
 usage: ./build_and_run.sh [OPTION…]
 
-Builds the images, starts the farm, measures DenseNet-121, writes the CSV, and takes the farm down again. What was
-built and measured is kept in the farm's volumes, so the next run only measures what is new.
+Builds the images, starts the farm, measures DenseNet-121, writes the CSV, and takes the farm down again where it was
+not up before. What was built and measured is kept in the farm's volumes: interrupted, the same command goes on.
 
   --output-dir DIR          where benchmark_results.csv goes                  [./results]
   --gpu-enabled true|false  measure on NVIDIA GPUs                            [false]
@@ -43,6 +44,9 @@ output=results gpu=false device="" batch=1,8,32 workers=1 protocol=quick dataset
 optimizations=baseline,channels_last,amp,torchscript,compile,onnxruntime
 eval_batches="" build_only=false detached=false cleanup=false only_cleanup=false
 build=() set=() run=()
+with_value="--output-dir --gpu-enabled --optimizations --batch-size --device --protocol --dataset --iters --warmup
+--eval-batches --num-workers --tensorboard-port"
+with_value=${with_value//$'\n'/ }
 
 read_options() {
     [ "$*" != --cleanup ] || only_cleanup=true
@@ -55,6 +59,7 @@ read_options() {
             --cleanup) cleanup=true; shift; continue ;;
         esac
         local option=${1%%=*} value
+        [[ " $with_value " == *" $option "* ]] || fail "There is no option $option. All options: ./build_and_run.sh --help"
         if [ "$1" != "$option" ]; then value=${1#*=}; shift; else value=${2-}; shift $(($# > 1 ? 2 : 1)); fi
         [ -n "$value" ] || fail "$option needs a value. All options: ./build_and_run.sh --help"
         case "$option" in
@@ -70,16 +75,17 @@ read_options() {
             --eval-batches) whole "$option" "$value"; eval_batches=$value ;;
             --num-workers) whole "$option" "$value"; workers=$value ;;
             --tensorboard-port) whole "$option" "$value"; export FARM_TENSORBOARD_PORT=$value ;;
-            *) fail "There is no option $option. All options: ./build_and_run.sh --help" ;;
         esac
     done
     [ "$gpu" = true ] || [ "$gpu" = false ] || fail "--gpu-enabled $gpu: true or false, please."
     [ -n "$device" ] || { [ "$gpu" = true ] && device=cuda || device=cpu; }
     [ "$gpu" = true ] || [[ ,$device != *,cuda* ]] || fail "--device $device needs --gpu-enabled true."
+    local size largest=0
+    for size in ${batch//,/ }; do
+        whole --batch-size "$size"
+        [ "$size" -le "$largest" ] || largest=$size
+    done
     if [ -n "$eval_batches" ]; then
-        local largest
-        largest=$(tr , '\n' <<<"$batch" | sort -n | tail -n 1)
-        whole --batch-size "$largest"
         set+=(--set "accuracy_samples=$((eval_batches * largest))")
     fi
 }
@@ -91,7 +97,9 @@ require_nvidia() {
 
 clean_up() {
     docker compose --profile '*' down --volumes --remove-orphans
-    docker image rm benchmark-farm:cpu benchmark-farm:gpu 2>/dev/null || true
+    local project
+    project=$(docker compose config --format json | sed -n 's/^  "name": "\(.*\)",$/\1/p')
+    docker image rm "$project:cpu" "$project:gpu" 2>/dev/null || true
 }
 
 submit() {  # further arguments of submit-matrix
@@ -106,10 +114,14 @@ if $only_cleanup; then
     clean_up
     exit
 fi
-mkdir -p "$output" || fail "--output-dir $output cannot be made."
-FARM_RESULTS=$(cd "$output" && pwd)
-export FARM_RESULTS
+[[ $output = /* ]] || output=$start/$output
+[[ $output != *:* ]] || fail "--output-dir $output: Docker cannot mount a path with a colon. Name another directory."
 compose/setup >/dev/null
+if [ ! -d "$output" ]; then
+    mkdir -p "$output" 2>/dev/null || fail "--output-dir $output cannot be made. Name another directory."
+    # Who measures in a container is no root, and is to write there.
+    [ "$(id -u)" != 0 ] || chown "$(sed -n 's/^FARM_UID=//p' .env)" "$output"
+fi
 services=(cpu-worker) scale=(--scale "cpu-worker=$workers")
 if [ "$gpu" = true ]; then
     require_nvidia
@@ -125,13 +137,24 @@ if $build_only; then exit; fi
 run=(--no-deps)
 submit --dry-run
 run=()
+was_up=$(docker compose ps --quiet cpu-worker gpu-worker)
+take_down() {
+    if $cleanup; then clean_up; return; fi
+    [ -z "$was_up" ] || return 0
+    echo "Taking the farm down; a job in hand has up to 90 s to end."
+    docker compose --profile '*' down
+}
+if ! $detached; then
+    trap take_down EXIT
+    trap 'echo "Interrupted. What was measured is kept: the same command goes on from there."; exit 130' INT TERM
+fi
 docker compose up --detach --no-build "${scale[@]}"
 if $detached; then
     submit
-    echo "The farm goes on: docker compose logs --follow; stop it with: docker compose down"
+    echo "The farm goes on and writes results/RUN when it is done. Follow it: docker compose logs --follow; stop it:"
+    echo "docker compose --profile '*' down"
     exit
 fi
-trap 'docker compose down' EXIT
-if $cleanup; then trap clean_up EXIT; fi
-submit --wait --output-dir results
-echo "On this host: $FARM_RESULTS/benchmark_results.csv"
+run=(--volume "$output:/results")
+submit --wait --output-dir /results
+echo "On this host: $output/benchmark_results.csv"

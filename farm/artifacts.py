@@ -98,9 +98,9 @@ class ArtifactCache:
             size = sum((folder / name).stat().st_size for name in manifest.files)
         except (OSError, ValidationError) as error:
             why = str(error).splitlines()[0]
-            raise CorruptArtifact(f"Artifact {folder} cannot be read ({why}). Delete that folder.") from None
+            raise CorruptArtifact(f"Artifact {folder} cannot be read ({why}).") from None
         if wrong:
-            raise CorruptArtifact(f"Artifact {folder} is corrupt: {', '.join(wrong)}. Delete that folder.")
+            raise CorruptArtifact(f"Artifact {folder} is corrupt: {', '.join(wrong)}.")
         return Artifact(folder=folder, facts=manifest.facts, build_s=manifest.build_s, size_bytes=size)
 
     def ensure(self, key: str, build: Builder) -> tuple[Artifact, float]:
@@ -113,6 +113,8 @@ class ArtifactCache:
                 return self._build(key, build, known)
 
     def _build(self, key: str, build: Builder, facts: Mapping[str, Any]) -> tuple[Artifact, float]:
+        for left in self.root.glob(f"{key}.building-*"):  # by a build that was killed: we hold the lock
+            _remove(left)
         folder = Path(tempfile.mkdtemp(prefix=f"{key}.building-", dir=self.root))
         began = time.monotonic()
         try:
@@ -121,7 +123,7 @@ class ArtifactCache:
             files = {p.relative_to(folder).as_posix(): _digest(p) for p in folder.rglob("*") if p.is_file()}
             manifest = _Manifest(files=files, facts=found, build_s=spent)
             (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1))
-            shutil.rmtree(self.root / key, ignore_errors=True)
+            _remove(self.root / key)
             folder.replace(self.root / key)
         except (OSError, MemoryError, FarmError):
             raise  # the user or the operator can mend it: it may well succeed another time
@@ -160,6 +162,14 @@ class ArtifactCache:
             yield
         finally:
             os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    """Removes what stands in an artifact's place, whatever it is; of a link, not what it leads to."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
 
 
 def _digest(file: Path) -> str:

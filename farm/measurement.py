@@ -125,6 +125,8 @@ class Accuracy(Value):
     top5_correct: int | None = None
     #: Right answers of the fp32 baseline for the very same samples; None without real labels.
     baseline_top1_correct: int | None = None
+    #: How many classes there are to choose from.
+    classes: int | None = None
     #: Samples whose first answer equals that of the fp32 baseline.
     agreeing: int
     #: ‖logits − baseline's‖ ÷ ‖baseline's‖ over all samples; None where it is not finite.

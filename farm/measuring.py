@@ -13,7 +13,7 @@ import numpy as np
 from farm import allocator, building, devices, runtimes, scratch
 from farm.datasets import Split
 from farm.errors import CorruptArtifact, FarmError, OutOfMemory, Unsupported, memory_errors
-from farm.measurement import Measurement, Outcome
+from farm.measurement import Contention, Measurement, Outcome
 from farm.passes import accuracy, latency
 from farm.passes.contention import ContentionWatch
 from farm.passes.memory import MemoryWatch
@@ -131,7 +131,7 @@ def _measured(spec: JobSpec, settings: Settings, build_spent_s: float) -> Measur
         model_size_bytes=made.model_size_bytes,
         parameters=made.weights.facts["parameters"],
         evidence={**_provenance(made, spec, device), **evidence},
-        missing=memory.missing | _unobserved(test, spec),
+        missing=memory.missing | _unobserved(test, spec) | _untold(others),
     )
 
 
@@ -158,6 +158,10 @@ def _provenance(made: building.Materials, spec: JobSpec, device: devices.Device)
     if spec.recipe.precision == "amp":
         known["amp"] = device.amp_evidence()
     return known
+
+
+def _untold(others: Contention | None) -> dict[str, str]:
+    return {"contention": "cannot be told by this kernel"} if others is None else {}
 
 
 def _unobserved(test: Split, spec: JobSpec) -> dict[str, str]:

@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import logging
 import pkgutil
+import traceback
 from types import ModuleType
 
 from farm.errors import BrokenPlugin, unknown
@@ -38,7 +39,7 @@ def load(package: str, name: str) -> ModuleType:
         raise unknown(kind, name, known)
     try:
         module = importlib.import_module(f"{package}.{name}")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Broad: importing runs whatever stands in the file.
         raise BrokenPlugin(
             f"The {kind} {name!r} cannot be loaded: {_what(error)}. {_where(package, name)}"
@@ -66,9 +67,9 @@ def _warn(text: str) -> None:
     log.warning(text)
 
 
-def _what(error: Exception) -> str:
-    line = f" (line {error.lineno})" if isinstance(error, SyntaxError) and error.lineno else ""
-    return f"{type(error).__name__}: {getattr(error, 'msg', None) or error}{line}"
+def _what(error: BaseException) -> str:
+    # As a traceback ends: that never raises, whatever the error's own text does.
+    return traceback.format_exception_only(error)[-1].strip()
 
 
 def _where(package: str, name: str) -> str:

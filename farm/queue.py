@@ -76,7 +76,13 @@ def check_url(broker_url: str) -> None:
     Raises:
         BadInput: it is not.
     """
-    if urlsplit(broker_url).scheme not in _SCHEMES:
+    try:
+        scheme = urlsplit(broker_url).scheme
+    except ValueError:
+        raise BadInput(
+            "The broker's URL in CELERY_BROKER_URL cannot be read: write [ and the like in a password as %5B."
+        ) from None
+    if scheme not in _SCHEMES:
         raise BadInput(
             f"The broker's URL {without_password(broker_url)!r} is not one of Redis. "
             "Set CELERY_BROKER_URL to one like redis://localhost:6379/0."

@@ -21,6 +21,8 @@ from farm.errors import BadInput
 #: Names a folder in which each setting may be a file, called like its variable in lower case.
 SECRETS_DIR = "FARM_SECRETS_DIR"
 
+_SECRETS = ("celery_broker_url", "farm_database_url", "flower_basic_auth")
+
 #: Not where TMPDIR points: all farms of a host share it, whoever started them and from where.
 _TEMPORARY = Path("/tmp" if os.name == "posix" else tempfile.gettempdir())
 
@@ -133,7 +135,15 @@ def _secrets_dir() -> Path | None:
         found = False
     if not found:
         raise BadInput(f"{SECRETS_DIR} is {named!r}: no such folder. Name one that is there, or unset it.")
+    _check_files(Path(named))
     return Path(named)
+
+
+def _check_files(folder: Path) -> None:
+    """An empty secret would silently mean another broker or database."""
+    for file in folder.iterdir():
+        if file.name.lower() in _SECRETS and not (file.is_file() and file.stat().st_size):
+            raise BadInput(f"{SECRETS_DIR}: {file} has to be a file with something in it. Write it, or remove it.")
 
 
 def _unreadable(error: SettingsError) -> str:

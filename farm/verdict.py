@@ -162,7 +162,10 @@ def contaminated(measurement: Measurement) -> Iterator[Reason]:
     """Others used the measurement's processors: steady load slows every call alike, so no interval shows it."""
     found = measurement.contention
     if found is None:
-        yield _suspect("contaminated", "the kernel does not tell who else used the processors")
+        why = measurement.missing.get(
+            "contention", "was not recorded when this was measured; --again measures anew"
+        )
+        yield _suspect("contaminated", f"who else used the processors {why}")
     elif found.taken > max(_TAKEN_SUSPECT, _NOISE_SUSPECT * found.processors):
         text = f"others had {found.taken:.2f} of the measurement's {found.processors} processors"
         if found.steal_s > found.others_s:
@@ -178,7 +181,12 @@ def implausible(measurement: Measurement) -> Iterator[Reason]:
         yield _invalid("implausible", "some outputs were NaN or infinite")
     if answers.top1_correct is None or answers.baseline_top1_correct is None:
         return
-    highest = statistics.wilson(answers.baseline_top1_correct, answers.samples)[1]
+    lowest, highest = statistics.wilson(answers.baseline_top1_correct, answers.samples)
+    if answers.classes is not None and lowest <= 1 / answers.classes:
+        text = (
+            f"the fp32 model itself is no better than chance ({answers.classes} classes): it was not trained well"
+        )
+        yield _suspect("implausible", text)
     top1 = answers.top1_correct / answers.samples
     if top1 > highest:
         yield _suspect("implausible", f"top-1 {top1:.2%} is above the fp32 baseline's interval (to {highest:.2%})")
@@ -188,10 +196,12 @@ def accuracy_lost(measurement: Measurement) -> Iterator[Reason]:
     """The answers are not those of the model any more."""
     answers, allowed = measurement.accuracy, TOLERANCES[measurement.spec.recipe.precision]
     if answers.top1_correct is not None and answers.baseline_top1_correct is not None:
-        drop = (answers.baseline_top1_correct - answers.top1_correct) / answers.samples
-        if drop > allowed.top1_drop:
-            text = f"top-1 fell by {drop:.2%} of the samples, {allowed.top1_drop:.2%} are allowed"
-            yield _invalid("accuracy_lost", text)
+        lost = answers.baseline_top1_correct - answers.top1_correct
+        if lost > allowed.top1_drop * answers.samples:
+            share = f"{lost} of {answers.samples} samples ({lost / answers.samples:.2%})"
+            text = f"top-1 fell by {share}, {allowed.top1_drop:.2%} are allowed"
+            # A single sample of a few decides nothing.
+            yield _invalid("accuracy_lost", text) if lost > 1 else _suspect("accuracy_lost", text)
     agreement = answers.agreeing / answers.samples
     # The interval's end, so that a handful of samples does not decide.
     if statistics.wilson(answers.agreeing, answers.samples)[1] < allowed.agreement:

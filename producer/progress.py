@@ -21,6 +21,8 @@ _POLL_S = 1.0
 _SHOWN_FAILURES = 5
 #: Of a run of very many jobs, so many lines at least are left unsaid between two.
 _MOST_LINES = 500
+#: After so long without a line there is one, so that a long build does not look like a hang.
+_SILENT_S = 60.0
 
 
 class View(Protocol):
@@ -81,6 +83,7 @@ class PlainView:
         self._failures = 0
         self._is_away = False
         self._has_begun = False
+        self._spoke_at = 0.0
 
     def show(self, progress: Progress) -> None:
         """A line when the first job begins and where something ended since the last, and one for each failure."""
@@ -90,7 +93,9 @@ class PlainView:
         ended = jobs_ended(progress)
         step = max(1, progress.jobs // _MOST_LINES)
         begins = bool(progress.running) and not self._has_begun
-        if begins or ended >= self._said + step or (progress.finished and ended != self._said):
+        silent = bool(progress.running) and progress.now - self._spoke_at >= _SILENT_S
+        if begins or silent or ended >= self._said + step or (progress.finished and ended != self._said):
+            self._spoke_at = progress.now
             self._said, self._has_begun = ended, self._has_begun or begins
             self._print(summary(progress))
         for label, outcome, reason in progress.failures[self._failures :]:

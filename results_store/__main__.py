@@ -67,6 +67,9 @@ def collate(
             metavar="PORT", min=1, max=65535, help="With --watch: serve /metrics for Prometheus on this port."
         ),
     ] = None,
+    metrics_address: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Where /metrics listens; it asks for no password.")
+    ] = "127.0.0.1",
 ) -> None:
     """Writes benchmark_results.csv: a row for every cell of the run's matrix, measured or not.
 
@@ -83,7 +86,7 @@ def collate(
         _check_together(run, watch, every, metrics_port)
         formats = _formats(format)
         if watch:
-            _watch(formats, output_dir or RESULTS, every or EVERY_S, metrics_port)
+            _watch(formats, output_dir or RESULTS, every or EVERY_S, (metrics_address, metrics_port))
         else:
             _collate(run or "latest", formats, output_dir)
 
@@ -140,14 +143,14 @@ def _collate(asked: str, formats: tuple[str, ...], output_dir: Path | None) -> N
             typer.echo(export(collated, output_dir or RESULTS / run_id, name))
 
 
-def _watch(formats: tuple[str, ...], output_dir: Path, every_s: float, metrics_port: int | None) -> None:
+def _watch(formats: tuple[str, ...], output_dir: Path, every_s: float, serve_at: tuple[str, int | None]) -> None:
     """Rounds until a signal ends them."""
-    settings = load()
+    settings, (address, port) = load(), serve_at
     with ExitStack() as undo:
         undo.enter_context(_until_signal())
         store = undo.enter_context(closing(LateStore(settings.database)))
-        if metrics_port is not None:
-            undo.enter_context(metrics.served(lambda: store().tally(), metrics_port))
+        if port is not None:
+            undo.enter_context(metrics.served(lambda: store().tally(), port, address))
         watching = Watch(
             store,
             output_dir,

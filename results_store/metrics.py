@@ -15,12 +15,13 @@ from results_store.store import Tally
 
 
 @contextmanager
-def served(tally: Callable[[], Tally], port: int) -> Iterator[int]:
-    """Meanwhile answers `GET /metrics` on this port of every address; 0 takes any. Gives the port.
+def served(tally: Callable[[], Tally], port: int, address: str = "127.0.0.1") -> Iterator[int]:
+    """Meanwhile answers `GET /metrics` on this port, 0 for any, of this address. Gives the port.
 
     Args:
         tally: what counts; asked from other threads, and may raise `Unreachable`.
         port: where to listen.
+        address: the interface; anyone who reaches it may ask.
 
     Raises:
         BadInput: the port cannot be had.
@@ -28,10 +29,10 @@ def served(tally: Callable[[], Tally], port: int) -> Iterator[int]:
     registry = CollectorRegistry()
     registry.register(StoreCollector(tally))
     try:
-        server, thread = start_http_server(port, registry=registry)
+        server, thread = start_http_server(port, address, registry=registry)
     except OSError as error:
         raise BadInput(
-            f"Port {port} cannot be had: {error.strerror}. Choose another with --metrics-port."
+            f"Port {port} of {address} cannot be had: {error.strerror}. Choose another with --metrics-port."
         ) from None
     try:
         yield server.server_port

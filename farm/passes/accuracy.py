@@ -25,6 +25,7 @@ def run(session: Session, test: Split, batch_size: int, reference: np.ndarray) -
     finite = bool(np.isfinite(logits).all())
     return Accuracy(
         samples=len(logits),
+        classes=reference.shape[1],
         top1_correct=None if test.labels is None else correct(logits, test.labels, 1),
         top5_correct=None if test.labels is None else correct(logits, test.labels, 5),
         baseline_top1_correct=None if test.labels is None else correct(reference, test.labels, 1),

@@ -50,6 +50,11 @@ class Containers:
         return {name: value for name, _, value in (line.partition("=") for line in lines if line[0] != "#")}
 
     @property
+    def image(self) -> str:
+        """What the farm's services run from."""
+        return f"{self.variables['COMPOSE_PROJECT_NAME']}:cpu"
+
+    @property
     def environment(self) -> dict[str, str]:
         """The test's own, without what would set up another farm."""
         return {
@@ -172,3 +177,4 @@ def project(folder: Path, variables: Mapping[str, str] = {}) -> Iterator[Contain
         yield farm
     finally:
         farm.compose("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "5")
+        farm.run("docker", "image", "rm", farm.image, check=False)

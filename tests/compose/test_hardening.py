@@ -9,6 +9,7 @@ import urllib.request
 from base64 import b64encode
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.compose.containers import Containers
@@ -99,6 +100,16 @@ def test_redis_forgets_nothing_and_lets_nobody_in_without_a_name(farm: Container
     assert asked("--user", "farm", "--pass", password, "llen", "cpu").strip().isdigit()
 
 
+def test_the_farms_role_owns_its_database_and_nothing_else(farm: Containers) -> None:
+    with psycopg.connect(farm.variables["FARM_DATABASE_URL"]) as connection:
+        found = connection.execute(
+            "SELECT rolsuper, rolcreaterole, rolcreatedb FROM pg_roles WHERE rolname = 'farm'"
+        )
+        assert found.fetchone() == (False, False, False)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("COPY (SELECT 1) TO PROGRAM 'id'")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "known", "status"),
     [
@@ -138,8 +149,8 @@ def test_no_secret_is_in_a_log_an_image_or_an_inspection(farm: Containers) -> No
     places = {
         "logs": farm.compose("logs", "--no-color"),
         "inspection": farm.run("docker", "inspect", *ids),
-        "history": farm.run("docker", "history", "--no-trunc", "benchmark-farm:cpu"),
-        "image": farm.run("docker", "image", "inspect", "benchmark-farm:cpu"),
+        "history": farm.run("docker", "history", "--no-trunc", farm.image),
+        "image": farm.run("docker", "image", "inspect", farm.image),
         "processes": "".join(farm.run("docker", "top", one, "-eo", "pid,args") for one in ids),
     }
     for place, text in places.items():
@@ -149,13 +160,11 @@ def test_no_secret_is_in_a_log_an_image_or_an_inspection(farm: Containers) -> No
 
 def test_no_secret_and_no_settings_are_files_of_the_image(farm: Containers) -> None:
     pattern = "|".join(secrets(farm))
-    command = ["docker", "run", "--rm", "--network", "none", "--entrypoint", "grep", "benchmark-farm:cpu"]
+    command = ["docker", "run", "--rm", "--network", "none", "--entrypoint", "grep", farm.image]
     places = ["/farm", "/data", "/etc", "/home", "/opt/venv/bin"]
     done = subprocess.run([*command, "-rlE", pattern, *places], capture_output=True, text=True, check=False)
     assert done.stdout == ""
-    listed = farm.run(
-        "docker", "run", "--rm", "--entrypoint", "ls", "benchmark-farm:cpu", "-A", "/farm", "/farm/compose"
-    )
+    listed = farm.run("docker", "run", "--rm", "--entrypoint", "ls", farm.image, "-A", "/farm", "/farm/compose")
     assert ".env" not in listed
     assert "secrets" not in listed
 
@@ -167,7 +176,7 @@ def secrets(farm: Containers) -> list[str]:
     found = [
         broker.partition("farm:")[2].partition("@")[0],
         flower.partition(":")[2],
-        *((folder / name).read_text() for name in ("postgres_password", "grafana_password")),
+        *((folder / f"{name}_password").read_text() for name in ("postgres", "database", "broker", "grafana")),
     ]
     assert all(len(secret) >= 20 for secret in found)
     return found

@@ -34,6 +34,7 @@ def elsewhere(clone: Containers, tmp_path_factory: pytest.TempPathFactory) -> It
         secret(farm, "celery_broker_url", f"rediss://:{PASSWORD}@{HOSTS[0]}:6379/0?ssl_ca_certs={CA}")
         query = f"sslmode=verify-full&sslrootcert={CA}"
         secret(farm, "farm_database_url", f"postgresql://farm:{PASSWORD}@{HOSTS[1]}/farm?{query}")
+        farm.compose("build", "cpu-worker", within_s=1800)
         farm.compose("create", "--no-build", "cpu-worker")
         network = f"{farm.variables['COMPOSE_PROJECT_NAME']}_stores"
         started = [redis(farm, network, tls), postgres(farm, network, tls)]

@@ -130,7 +130,7 @@ def test_a_damaged_manifest_is_a_corrupt_artifact_and_made_anew(tmp_path: Path, 
     artifact, _ = cache.ensure(KEY, write)
     (artifact.folder / "manifest.json").write_text(manifest)
     assert not cache.has(KEY)
-    with pytest.raises(CorruptArtifact, match="Delete that folder"):
+    with pytest.raises(CorruptArtifact, match="cannot be read"):
         cache.get(KEY)
     again, _ = cache.ensure(KEY, write)
     assert "rebuilt_because" in again.facts
@@ -156,3 +156,28 @@ def test_a_failure_is_noted_whole_and_leaves_nothing_else(tmp_path: Path) -> Non
     with pytest.raises(FarmError, match=r"failed before: ValueError: the library said no\. Delete .*failed\.json"):
         cache.get(KEY)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{KEY}.failed.json", f"{KEY}.lock"]
+
+
+@pytest.mark.parametrize("what", ["file", "link"])
+def test_whatever_stands_in_an_artifacts_place_is_replaced(tmp_path: Path, what: str) -> None:
+    cache = ArtifactCache(tmp_path / "cache")
+    artifact, _ = cache.ensure(KEY, write)
+    moved = tmp_path / "moved"
+    artifact.folder.rename(moved)
+    if what == "file":
+        artifact.folder.touch()
+    else:
+        (moved / "manifest.json").write_text("{}")
+        artifact.folder.symlink_to(moved)
+    cache.ensure(KEY, write)
+    assert cache.has(KEY)
+    assert moved.is_dir()
+
+
+def test_what_a_killed_build_left_goes_with_the_next(tmp_path: Path) -> None:
+    cache = ArtifactCache(tmp_path)
+    (tmp_path / f"{KEY}.building-killed").mkdir()
+    (tmp_path / "other.building-now").mkdir()
+    cache.ensure(KEY, write)
+    assert not (tmp_path / f"{KEY}.building-killed").exists()
+    assert (tmp_path / "other.building-now").exists()

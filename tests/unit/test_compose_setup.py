@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCKER = """#!/bin/sh
 case "$*" in
     "compose version --short") [ -n "{version}" ] && echo "{version}" ;;
+    "volume inspect"*) exit {volume} ;;
     info*) echo '{{"Runtimes":{{"runc":{{}}}}}}' ;;
     *) echo "docker $*" >>"{log}" ;;
 esac
@@ -34,7 +35,7 @@ class Clone:
         self.bin = folder / "bin"
         self.bin.mkdir()
         docker = self.bin / "docker"
-        docker.write_text(DOCKER.format(version=version, log=self.log))
+        docker.write_text(DOCKER.format(version=version, log=self.log, volume=1))
         docker.chmod(0o755)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
@@ -140,6 +141,9 @@ def test_a_results_folder_that_cannot_be_is_refused(clone: Clone) -> None:
     ("arguments", "words"),
     [
         (("--itrs", "5"), "There is no option --itrs"),
+        (("extra",), "There is no option extra"),
+        (("--batch-size", "1,x"), "--batch-size x: a whole number"),
+        (("--output-dir", "/tmp/a:b"), "a path with a colon"),
         (("--iters", "0"), "--iters 0: a whole number"),
         (("--batch-size", "a", "--eval-batches", "2"), "--batch-size a: a whole number"),
         (("--batch-size",), "--batch-size needs a value"),
@@ -167,12 +171,91 @@ def test_the_options_become_a_matrix_and_the_farm_is_taken_down(clone: Clone) ->
     matrix = "--optimizations baseline,amp --batch-sizes 1,16 --devices cpu --dataset digits --protocol quick"
     fields = "--set min_calls=50 --set warmup_min_calls=5 --set accuracy_samples=64"
     assert f"{matrix} {fields} --dry-run" in said
-    assert f"{matrix} {fields} --wait --output-dir results" in said
+    assert f"{matrix} {fields} --wait --output-dir /results" in said
+    assert f"--volume {clone.folder}/results:/results" in said
     assert "up --detach --no-build --scale cpu-worker=2" in said
-    assert said.splitlines()[-1] == "docker compose down"
+    assert said.splitlines()[-1] == "docker compose --profile * down"
 
 
 def test_cleaning_up_alone_needs_no_set_up(clone: Clone) -> None:
     assert clone.run("./build_and_run.sh", "--cleanup").returncode == 0
     assert "down --volumes" in clone.log.read_text()
     assert "build" not in clone.log.read_text().replace("benchmark-farm", "")
+
+
+@pytest.mark.parametrize("lost", ["redis_users", "celery_broker_url", "farm_database_url", "flower_basic_auth"])
+@pytest.mark.parametrize("how", ["removed", "emptied"])
+def test_what_was_lost_is_made_again_and_fits_the_rest(clone: Clone, lost: str, how: str) -> None:
+    clone.setup()
+    file = clone.folder / "compose/secrets" / lost
+    before = file.read_text()
+    file.unlink()
+    if how == "emptied":
+        file.touch()
+    assert clone.setup().returncode == 0
+    assert file.read_text() == before or lost == "flower_basic_auth"
+
+
+def test_a_lost_password_of_a_database_that_is_there_is_not_made_up(clone: Clone) -> None:
+    clone.setup()
+    (clone.folder / "compose/secrets/database_password").unlink()
+    docker = clone.bin / "docker"
+    docker.write_text(docker.read_text().replace("exit 1 ;;", "exit 0 ;;"))
+    done = clone.setup()
+    assert done.returncode == 2
+    assert "Bring it back, or forget what was measured" in done.stderr
+
+
+def test_an_interrupted_setup_goes_on(clone: Clone) -> None:
+    clone.setup()
+    secrets = clone.folder / "compose/secrets"
+    (secrets / "grafana_password").rename(secrets / "grafana_password.new")
+    text = (clone.folder / ".env").read_text()
+    kept = [line for line in text.splitlines() if not line.startswith("FARM_DATABASE_URL")]
+    (clone.folder / ".env").write_text("\n".join(kept))
+    assert clone.setup().returncode == 0
+    assert len((secrets / "grafana_password").read_text()) == 32
+    assert clone.variables()["FARM_DATABASE_URL"].startswith("postgresql://farm:")
+    assert clone.variables()["CELERY_BROKER_URL"] in text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'FARM_SECRETS="./x"',
+        "FARM_SECRETS=./c # mine",
+        "export FARM_SECRETS=x",
+        "FARM_SECRETS = x",
+        "FARM_SECRETS=~/x",
+    ]
+    + ["FARM_SECRETS=${PWD}/x", "FARM_UID=me", "FARM_RESULTS=my results"],
+)
+def test_a_line_that_compose_reads_otherwise_is_refused(clone: Clone, line: str) -> None:
+    clone.setup()
+    with (clone.folder / ".env").open("a") as file:
+        file.write(f"{line}\n")
+    done = clone.setup()
+    assert done.returncode == 2
+    assert line.removeprefix("export ").partition("=")[0].strip() in done.stderr
+
+
+def test_two_at_once_make_one_farm(clone: Clone) -> None:
+    example = clone.folder / ".env.example"
+    example.write_text(example.read_text().replace("/tmp/benchmark-farm-locks", str(clone.folder / "locks")))
+    environment = {"PATH": f"{clone.bin}:{os.environ['PATH']}", "HOME": str(clone.folder)}
+    both = [subprocess.Popen(["compose/setup"], cwd=clone.folder, env=environment) for _ in range(4)]
+    assert [one.wait() for one in both] == [0, 0, 0, 0]
+    assert (clone.folder / ".env").read_text().count("COMPOSE_PROJECT_NAME=") == 1
+
+
+def test_an_argument_is_refused_and_help_sets_nothing_up(clone: Clone) -> None:
+    assert "usage: compose/setup" in clone.run("compose/setup", "--help").stdout
+    assert clone.run("compose/setup", "now").returncode == 2
+    assert not (clone.folder / ".env").exists()
+
+
+def test_a_folder_that_is_there_keeps_its_owner(clone: Clone) -> None:
+    (clone.folder / "results").mkdir()
+    before = (clone.folder / "results").stat().st_uid
+    clone.setup()
+    assert (clone.folder / "results").stat().st_uid == before

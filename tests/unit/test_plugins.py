@@ -17,6 +17,8 @@ BROKEN = {
     "does not parse": ("def load(:", "SyntaxError"),
     "raises at import": ("1 / 0", "ZeroDivisionError"),
     "needs what is missing": ("import no_such_module_here", "no_such_module_here"),
+    "ends the process": ("import sys; sys.exit(3)", "SystemExit"),
+    "cannot even say what": ("class E(Exception):\n    def __str__(self): raise ValueError\nraise E", "E"),
     "says nothing": ("", "has no SUPPORT, load"),
     "says it otherwise": ("SUPPORT = {}\nload = 1", "has no SUPPORT, load"),
 }

@@ -110,3 +110,19 @@ def test_every_door_explains_settings_that_cannot_be_used(tmp_path: Path, door: 
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: FARM_SECRETS_DIR is '{tmp_path}/none'")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("made", ["empty", "folder", "link"])
+def test_a_secret_that_is_no_file_with_something_in_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str
+) -> None:
+    file = tmp_path / "farm_database_url"
+    if made == "folder":
+        file.mkdir()
+    elif made == "link":
+        file.symlink_to(tmp_path / "gone")
+    else:
+        file.touch()
+    monkeypatch.setenv("FARM_SECRETS_DIR", str(tmp_path))
+    with pytest.raises(BadInput, match="farm_database_url has to be a file"):
+        settings.load()

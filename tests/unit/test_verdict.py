@@ -53,6 +53,16 @@ TRIPS: dict[str, tuple[dict[str, Any], str, Level]] = {
         "accuracy_lost",
         Level.INVALID,
     ),
+    "one of a few lost": (
+        {"accuracy": factories.accuracy(samples=8, top1_correct=7, baseline_top1_correct=8, agreeing=8)},
+        "accuracy_lost",
+        Level.SUSPECT,
+    ),
+    "no better than chance": (
+        {"accuracy": factories.accuracy(classes=10, top1_correct=95, baseline_top1_correct=95)},
+        "implausible",
+        Level.SUSPECT,
+    ),
     "other answers": (
         {"accuracy": factories.accuracy(top1_correct=None, top5_correct=None, agreeing=870)},
         "accuracy_lost",
