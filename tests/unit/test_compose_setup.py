@@ -227,8 +227,10 @@ def test_an_interrupted_setup_goes_on(clone: Clone) -> None:
         "export FARM_SECRETS=x",
         "FARM_SECRETS = x",
         "FARM_SECRETS=~/x",
-    ]
-    + ["FARM_SECRETS=${PWD}/x", "FARM_UID=me", "FARM_RESULTS=my results"],
+        "FARM_SECRETS=${PWD}/x",
+        "FARM_UID=me",
+        "FARM_RESULTS=my results",
+    ],
 )
 def test_a_line_that_compose_reads_otherwise_is_refused(clone: Clone, line: str) -> None:
     clone.setup()
