@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from enum import StrEnum
 from typing import Annotated, Any
@@ -12,14 +13,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from farm import catalogue, datasets, models, plugins, recipe, runtimes, statistics
-from farm.errors import FarmError, OutOfMemory, Unsupported
+from farm import allocator, catalogue, datasets, models, plugins, recipe, statistics
+from farm.artifacts import ArtifactCache
+from farm.devices import nvml
+from farm.errors import FarmError, OutOfMemory, Unsupported, unknown
 from farm.measurement import Measurement, Outcome
 from farm.settings import load
 from farm.spec import JobSpec, changed, job, preset, validated
 from farm.verdict import judge
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", help=__doc__)
+cache = typer.Typer(no_args_is_help=True, help="What was built: list it, or remove it.")
+app.add_typer(cache, name="cache")
 
 USAGE = 2
 
@@ -71,6 +76,7 @@ def measure(
         threads=threads,
         protocol=changed(preset(protocol.value)[0], set_ or ()),
     )
+    _preload(spec)
     try:
         measured = measure_job(spec)
     except (Unsupported, OutOfMemory) as error:
@@ -81,6 +87,16 @@ def measure(
     summary = summarize(measured)
     Console().print(_table(summary))
     print(json.dumps(summary))
+
+
+def _preload(spec: JobSpec) -> None:
+    """Starts this process anew where the recipe's allocator must be there from the beginning."""
+    wanted = allocator.variables(spec.recipe.allocator)
+    preload = wanted.get("LD_PRELOAD")
+    # Only once: where it cannot be loaded, another try would be no better.
+    if preload and os.environ.get("LD_PRELOAD") != preload:
+        sys.stdout.flush()
+        os.execve(sys.executable, [sys.executable, "-m", "farm", *sys.argv[1:]], {**os.environ, **wanted})
 
 
 @app.command(hidden=True)
@@ -99,24 +115,68 @@ def build(spec: Annotated[str, typer.Option(help="A JobSpec as JSON; `-` reads i
 
 @app.command()
 def recipes() -> None:
-    """List the choices that recipes are made of, and the models and datasets they run on.
+    """List the choices that recipes are made of, whether each can run here, and the models and datasets.
 
     A recipe is at most one choice of each axis, joined by +:
 
       python -m farm measure --recipe channels_last+amp+compile
     """
-    table = Table("axis", "choice", "what it does", title="Recipes: at most one choice of each axis")
-    table.add_row("", recipe.BASELINE, "fp32, NCHW, eager, pinned malloc")
-    described = {**catalogue.LAYOUTS, **catalogue.PRECISIONS, **catalogue.ALLOCATORS}
-    described |= {name: plugin.SUPPORT.summary for name, plugin in plugins.loadable(runtimes.__name__).items()}
+    table = Table("axis", "choice", "what it does", "here", title="Recipes: at most one choice of each axis")
+    table.add_row("", recipe.BASELINE, "fp32, NCHW, eager, pinned malloc", "yes")
+    described = catalogue.described()
+    devices = ("cpu", "cuda") if nvml.gpus() else ("cpu",)
     for axis in recipe.AXES:
         for name in (choice for choice, of in catalogue.choices().items() if of == axis):
-            table.add_row(axis, name, described.get(name, "cannot be loaded (see above)"))
+            if name in described:
+                table.add_row(axis, name, described[name], catalogue.why_not(name, devices) or "yes")
+            else:
+                table.add_row(axis, name, "cannot be loaded (see above)", "no")
     console = Console()
     console.print(table)
     console.print("models: " + ", ".join(models.names()))
     for name, plugin in plugins.loadable(datasets.__name__).items():
         console.print(f"dataset {name}: {plugin.SUPPORT.summary}")
+
+
+@cache.command("list")
+def cache_list() -> None:
+    """List what was built: trained weights, reference answers, exported, quantized and compiled models.
+
+    Example:
+
+      python -m farm cache list
+    """
+    found = sorted(ArtifactCache(load().artifacts).entries(), key=lambda entry: (entry.kind, -entry.size_bytes))
+    table = Table("kind", "artifact", "MiB", "took", "facts", title="Built artifacts")
+    for entry in found:
+        took = "" if entry.build_s is None else f"{entry.build_s:.1f} s"
+        facts = ", ".join(
+            f"{name} {value}" for name, value in entry.facts.items() if isinstance(value, (int, str))
+        )
+        table.add_row(entry.kind, entry.key[-24:][:12], f"{entry.size_bytes / 2**20:,.1f}", took, facts)
+    console = Console()
+    console.print(table)
+    console.print(f"{len(found)} artifacts, {sum(entry.size_bytes for entry in found) / 2**20:,.1f} MiB")
+
+
+@cache.command("clear")
+def cache_clear(
+    kind: Annotated[str | None, typer.Argument(help="Only these: weights, reference, or a runtime's.")] = None,
+) -> None:
+    """Remove what was built; it is built again when it is needed. What is being built now stays.
+
+    Examples:
+
+      python -m farm cache clear
+
+      python -m farm cache clear onnxruntime
+    """
+    whole = ArtifactCache(load().artifacts)
+    kinds = sorted({entry.kind for entry in whole.entries()})
+    if kind is not None and kind not in kinds:
+        raise unknown("kind of artifact", kind, kinds)
+    count, size = whole.clear(kind)
+    print(f"{count} artifacts removed, {size / 2**20:,.1f} MiB")
 
 
 def outcome_of(error: FarmError) -> Outcome:

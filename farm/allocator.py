@@ -1,4 +1,4 @@
-"""The host allocator of a measuring process: the farm's pinned one, or glibc untouched.
+"""The host allocator of a measuring process: the farm's pinned one, glibc untouched, or jemalloc.
 
 With glibc's thresholds unset, what a call costs depends on the heap's history: large tensors are mapped
 and unmapped anew, thousands of page faults a call, or are not. Pinned means: everything comes from the
@@ -8,6 +8,10 @@ heap, and the heap is never given back.
 from __future__ import annotations
 
 import ctypes
+import ctypes.util
+from pathlib import Path
+
+from farm.errors import Unsupported
 
 _NEVER = 2**40
 _TOP_PAD = 64 * 2**20
@@ -20,9 +24,26 @@ _PINNED = (
 )
 
 
+def require(allocator: str) -> None:
+    """Passes where this host has the allocator.
+
+    Raises:
+        Unsupported: it has not.
+    """
+    if allocator == "jemalloc" and ctypes.util.find_library("jemalloc") is None:
+        raise Unsupported("jemalloc is not installed: apt-get install libjemalloc2")
+
+
 def variables(allocator: str) -> dict[str, str]:
     """Environment variables with which a measuring process must be started."""
+    if allocator == "jemalloc":
+        return {"LD_PRELOAD": ctypes.util.find_library("jemalloc") or ""}
     return {name: str(value) for _, name, _, value in _PINNED} if allocator == "pinned_malloc" else {}
+
+
+def in_use() -> str:
+    """What allocates in this process: `jemalloc` where it is loaded, else `glibc`."""
+    return "jemalloc" if "libjemalloc" in Path("/proc/self/maps").read_text() else "glibc"
 
 
 def apply(allocator: str) -> None:

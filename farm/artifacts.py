@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -25,6 +26,8 @@ from pydantic import BaseModel, Field, ValidationError
 from farm.errors import CorruptArtifact, FarmError
 
 MANIFEST = "manifest.json"
+
+_KEY = re.compile(r"[a-z0-9_]+-[0-9a-f]{24}")
 
 #: What libraries say of troubles that pass: a build that met one may well succeed another time.
 _PASSING = ("no space left", "can't allocate memory", "out of memory", "bad_alloc", "not enough memory")
@@ -44,6 +47,19 @@ class Artifact:
     build_s: float
     #: All its files together.
     size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What lies in the cache under one key."""
+
+    key: str
+    kind: str
+    #: All its files together.
+    size_bytes: int
+    #: None, and no facts, where its manifest cannot be read.
+    build_s: float | None
+    facts: Mapping[str, Any]
 
 
 class _Manifest(BaseModel):
@@ -103,6 +119,30 @@ class ArtifactCache:
             raise CorruptArtifact(f"Artifact {folder} is corrupt: {', '.join(wrong)}.")
         return Artifact(folder=folder, facts=manifest.facts, build_s=manifest.build_s, size_bytes=size)
 
+    def entries(self) -> list[Entry]:
+        """Every artifact, whether it is intact or not."""
+        if not self.root.is_dir():
+            return []
+        folders = (path for path in sorted(self.root.iterdir()) if path.is_dir() and _KEY.fullmatch(path.name))
+        return [_entry(folder) for folder in folders]
+
+    def clear(self, kind: str | None = None) -> tuple[int, int]:
+        """Removes the artifacts, or those of a kind, and the notes of failed builds; (how many, their bytes).
+
+        What is being built at this moment is left alone.
+        """
+        removed = []
+        for entry in self.entries():
+            if kind in (None, entry.kind):
+                with self._lock(entry.key, wait=False) as ours:
+                    if ours:
+                        shutil.rmtree(self.root / entry.key)
+                        removed.append(entry.size_bytes)
+        for note in self.root.glob("*.failed.json"):
+            if kind is None or note.name.startswith(f"{kind}-"):
+                note.unlink(missing_ok=True)
+        return len(removed), sum(removed)
+
     def ensure(self, key: str, build: Builder) -> tuple[Artifact, float]:
         """The artifact, built now if need be, and the seconds spent on that. A corrupt one is made anew."""
         with self._lock(key):
@@ -154,12 +194,17 @@ class ArtifactCache:
         raise FarmError(f"Building it failed before: {failure.reason}. Delete {file} to try again.")
 
     @contextmanager
-    def _lock(self, key: str) -> Iterator[None]:
+    def _lock(self, key: str, *, wait: bool = True) -> Iterator[bool]:
+        """Holds the artifact's lock; without waiting, says whether it got it."""
         self.root.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.root / f"{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            yield True
         finally:
             os.close(descriptor)
 
@@ -170,6 +215,16 @@ def _remove(path: Path) -> None:
         path.unlink()
     elif path.exists():
         shutil.rmtree(path)
+
+
+def _entry(folder: Path) -> Entry:
+    kind = folder.name.rpartition("-")[0]
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    try:
+        manifest = _Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except (OSError, ValidationError):
+        return Entry(key=folder.name, kind=kind, size_bytes=size, build_s=None, facts={})
+    return Entry(key=folder.name, kind=kind, size_bytes=size, build_s=manifest.build_s, facts=manifest.facts)
 
 
 def _digest(file: Path) -> str:

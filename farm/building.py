@@ -21,6 +21,7 @@ from farm.artifacts import Artifact, ArtifactCache, key_of
 from farm.datasets import Split
 from farm.errors import BadInput, memory_errors
 from farm.measurement import Environment
+from farm.passes import accuracy
 from farm.runtimes import Workload
 from farm.settings import Settings
 from farm.spec import JobSpec
@@ -34,9 +35,11 @@ WEIGHTS = "weights.safetensors"
 LOGITS = "logits.npy"
 REFERENCE_BATCH = 32
 SEED = 0
+#: Training images that a quantization is calibrated with.
+CALIBRATION_SAMPLES = 128
 
 #: Packages whose version changes what an artifact holds.
-_MAKERS = ("torch", "torchvision", "onnx", "onnxruntime", "openvino", "tensorrt")
+_MAKERS = ("torch", "torchvision", "onnx", "onnxruntime", "openvino", "nncf", "tensorrt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +177,7 @@ class _Plan:
                 "batch_size": self.spec.batch_size,
                 "threads": self._threads,
                 "device": (self.here.device_model, self.here.features, self.here.driver),
+                "calibration": CALIBRATION_SAMPLES,
                 "packages": {name: self.here.packages.get(name) for name in _MAKERS},
                 "python": self.here.python,
             },
@@ -247,8 +251,16 @@ class _Plan:
             shape=(self.spec.batch_size, 3, self.spec.image_size, self.spec.image_size),
             threads=self._threads,
             model=self._model,
+            calibration=self._calibration,
             weights=self.settings.artifacts / self.weights_key / WEIGHTS,
         )
+
+    def _calibration(self) -> np.ndarray:
+        """Training images, drawn from a fixed seed; whole batches of the job's size."""
+        train = datasets.load(self.spec.dataset, "train", self.spec.image_size, self.settings.datasets)
+        count = max(self.spec.batch_size, CALIBRATION_SAMPLES // self.spec.batch_size * self.spec.batch_size)
+        chosen = np.random.default_rng(SEED).permutation(len(train.images))[:count]
+        return accuracy.filled(train.images[np.sort(chosen)], count)
 
     def _model(self) -> torch.nn.Module:
         """The fp32 model with its weights, on the CPU, in evaluation mode."""

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from farm import plugins, recipe, runtimes
+from farm import allocator, plugins, recipe, runtimes
 from farm.errors import BadInput, Unsupported
+from farm.precision import PRECISIONS
 from farm.recipe import Recipe
 
 #: Choices that are no plug-ins, with what each does.
 LAYOUTS: Mapping[str, str] = {"channels_last": "activations and weights lie NHWC in memory"}
-PRECISIONS: Mapping[str, str] = {
-    "fp32": "32-bit floats throughout, no TF32 (the default)",
-    "amp": "autocast: bfloat16 on a CPU, float16 on CUDA, fp32 where it matters",
-}
 ALLOCATORS: Mapping[str, str] = {
     "pinned_malloc": "glibc's thresholds pinned high, so that the heap's history does not matter (the default)",
     "system_malloc": "glibc untouched, as a process that nobody tuned gets it",
+    "jemalloc": "jemalloc instead of glibc's allocator, in the measuring process only",
 }
 
 
@@ -28,6 +26,31 @@ def choices() -> dict[str, str]:
         **dict.fromkeys(runtimes.names(), "runtime"),
         **dict.fromkeys(ALLOCATORS, "allocator"),
     }
+
+
+def described() -> dict[str, str]:
+    """Every choice that can be loaded, with what it does."""
+    return {
+        **LAYOUTS,
+        **{name: choice.summary for name, choice in PRECISIONS.items()},
+        **{name: plugin.SUPPORT.summary for name, plugin in plugins.loadable(runtimes.__name__).items()},
+        **ALLOCATORS,
+    }
+
+
+def why_not(name: str, devices: Sequence[str]) -> str:
+    """Why a choice cannot run on a host with these devices, and what to install; empty where it can."""
+    axis = choices()[name]
+    asked = Recipe(choices=(recipe.Choice(axis=axis, name=name),))
+    if axis == "precision" and not set(PRECISIONS[name].dtypes) & set(devices):
+        return f"no: needs {' or '.join(PRECISIONS[name].dtypes)}"
+    if axis == "runtime" and not set(runtimes.support(name).devices) & set(devices):
+        return f"no: needs {' or '.join(runtimes.support(name).devices)}"
+    try:
+        require_installed(asked)
+    except Unsupported as error:
+        return f"no: {error}"
+    return ""
 
 
 def parse_recipe(text: str) -> Recipe:
@@ -58,7 +81,7 @@ def impossible(asked: Recipe) -> str | None:
 
 
 def require_device(asked: Recipe, device: str) -> None:
-    """Passes where the recipe's runtime runs on this kind of device (`cpu` or `cuda`).
+    """Passes where the recipe's runtime and its precision run on this kind of device (`cpu` or `cuda`).
 
     Raises:
         Unsupported: it does not.
@@ -66,14 +89,20 @@ def require_device(asked: Recipe, device: str) -> None:
     support = runtimes.support(asked.runtime)
     if device not in support.devices:
         raise Unsupported(f"{asked.runtime} runs on {', '.join(support.devices)}, not on {device}")
+    devices = PRECISIONS[asked.precision].dtypes
+    if device not in devices:
+        raise Unsupported(f"{asked.precision} runs on {', '.join(devices)}, not on {device}")
 
 
 def require_installed(asked: Recipe) -> None:
-    """Passes where everything that the recipe's runtime needs is installed.
+    """Passes where everything that the recipe needs is installed.
 
     Raises:
         Unsupported: something is missing; the message names it.
     """
-    missing = [name for name in runtimes.support(asked.runtime).requires if not plugins.installed(name)]
+    support = runtimes.support(asked.runtime)
+    needed = (*support.requires, *support.requires_for.get(asked.precision, ()))
+    missing = [name for name in needed if not plugins.installed(name)]
     if missing:
         raise Unsupported(f"{asked.runtime} needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    allocator.require(asked.allocator)

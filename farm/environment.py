@@ -23,6 +23,7 @@ PACKAGES = {
     "onnx": ("onnx",),
     "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
     "openvino": ("openvino",),
+    "nncf": ("nncf",),
     "tensorrt": ("tensorrt",),
 }
 

@@ -32,11 +32,20 @@ def measure(spec: JobSpec, settings: Settings | None = None) -> Measurement:
         FarmError: something is missing or wrong; the message says what to do.
     """
     settings = settings or load()
+    _require_allocator(spec)
     built_s = _built(spec, settings)
     try:
         return measure_here(spec, settings, built_s)
     except CorruptArtifact:  # damaged or deleted since it was looked at
         return measure_here(spec, settings, built_s + _built(spec, settings))
+
+
+def _require_allocator(spec: JobSpec) -> None:
+    """Passes where this process allocates as the recipe asks; a library for it loads only at the start."""
+    allocator.require(spec.recipe.allocator)
+    preload = allocator.variables(spec.recipe.allocator).get("LD_PRELOAD")
+    if preload and allocator.in_use() != spec.recipe.allocator:
+        raise FarmError(f"{spec.recipe.allocator} must be there from a process's start: set LD_PRELOAD={preload}")
 
 
 def _built(spec: JobSpec, settings: Settings) -> float:
@@ -148,6 +157,9 @@ def _evidence(session: runtimes.Session, on_device: Any) -> dict[str, Any]:
 def _provenance(made: building.Materials, spec: JobSpec, device: devices.Device) -> dict[str, object]:
     """Where weights and artifact come from, and how the recipe's arithmetic is done here."""
     known: dict[str, object] = {"weights": made.weights.facts["origin"]}
+    if spec.recipe.allocator == "jemalloc" or allocator.in_use() != "glibc":
+        asked = "jemalloc" if spec.recipe.allocator == "jemalloc" else "glibc"
+        known |= {"allocator_asked": asked, "allocator": allocator.in_use()}
     for artifact in (made.weights, made.reference, made.artifact):
         if artifact is not None and "rebuilt_because" in artifact.facts:
             known["rebuilt_because"] = artifact.facts["rebuilt_because"]

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from farm.precision import PRECISIONS
 from farm.runtimes import Workload
 
-#: What `amp` computes in, by device.
-AUTOCAST_DTYPE = {"cpu": torch.bfloat16, "cuda": torch.float16}
+#: Precisions that the model itself is cast to.
+CAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Watch(TorchDispatchMode):
@@ -67,6 +68,7 @@ class TorchSession:
             "dtype_asked": asked_dtype(self.workload),
             "dtype": next(iter(watch.dtypes(*CONVOLUTIONS)), "none seen"),
             "convolutions": watch.dtypes(*CONVOLUTIONS),
+            "matmul_precision": torch.backends.cuda.matmul.fp32_precision,
             "batch_norms": sum(watch.dtypes("batch_norm", "native_batch_norm").values()),
             "channels_last": on_device.is_contiguous(memory_format=torch.channels_last),
         }
@@ -81,8 +83,7 @@ class TorchSession:
 
 def asked_dtype(workload: Workload) -> str:
     """The dtype that the recipe's convolutions must run in."""
-    dtype = AUTOCAST_DTYPE[workload.device] if workload.recipe.precision == "amp" else torch.float32
-    return str(dtype).removeprefix("torch.")
+    return PRECISIONS[workload.recipe.precision].dtypes[workload.device]
 
 
 def memory_format(workload: Workload) -> torch.memory_format:
@@ -91,8 +92,9 @@ def memory_format(workload: Workload) -> torch.memory_format:
 
 
 def to_device(workload: Workload, tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor on the workload's device, in its memory format."""
-    return tensor.to(device=workload.device, memory_format=memory_format(workload))
+    """The tensor on the workload's device, in its memory format and, where the model is cast, its dtype."""
+    dtype = CAST.get(workload.recipe.precision, torch.float32)
+    return tensor.to(device=workload.device, dtype=dtype, memory_format=memory_format(workload))
 
 
 def prepared(workload: Workload, *, cache_casts: bool = True) -> torch.nn.Module:
@@ -102,24 +104,30 @@ def prepared(workload: Workload, *, cache_casts: bool = True) -> torch.nn.Module
         workload: what to run.
         cache_casts: False where the graph is recorded: a cached cast would be baked in.
     """
+    precision = workload.recipe.precision
     model = workload.model().to(device=workload.device, memory_format=memory_format(workload))
-    if workload.recipe.precision != "amp":
-        return model
-    return Autocast(model, workload.device, cache_casts).eval()
+    if precision == "tf32":
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        torch.backends.cudnn.conv.fp32_precision = "tf32"
+    if precision == "amp":
+        dtype = getattr(torch, PRECISIONS["amp"].dtypes[workload.device])
+        return Autocast(model, workload.device, dtype, cache_casts).eval()
+    return model.to(CAST[precision]) if precision in CAST else model
 
 
 class Autocast(torch.nn.Module):
     """A model that runs under autocast."""
 
-    def __init__(self, model: torch.nn.Module, device: str, cache_casts: bool) -> None:
+    def __init__(self, model: torch.nn.Module, device: str, dtype: torch.dtype, cache_casts: bool) -> None:
         super().__init__()
         self.model = model
         self.device = device
+        self.dtype = dtype
         self.cache_casts = cache_casts
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits of a batch of images."""
-        with torch.autocast(self.device, AUTOCAST_DTYPE[self.device], cache_enabled=self.cache_casts):
+        with torch.autocast(self.device, self.dtype, cache_enabled=self.cache_casts):
             return self.model(images)
 
 

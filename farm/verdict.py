@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from farm import statistics
 from farm.measurement import Measurement
+from farm.precision import PRECISIONS
 
 #: An interval so many times wider than its target makes a figure worthless.
 _BY_FAR = 5.0
@@ -18,29 +19,12 @@ _FAULTS_APART = 20.0
 _FAULTS_SHARE = 0.2
 
 
+#: So many of an 8-bit recipe's convolutions may stay as they were: the first and the last often do.
+_EXACT_SHARE = 0.1
 #: Others may have so much of a processor before a figure is doubted, and refused: one processor that is late
 #: keeps all waiting, so it is not a share of them; on a large host every system's own noise adds up.
 _TAKEN_SUSPECT, _TAKEN_INVALID = 0.1, 0.3
 _NOISE_SUSPECT, _NOISE_INVALID = 0.01, 0.03
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tolerance:
-    """What a precision may cost before its answers count as lost."""
-
-    #: So much of the top-1 of the fp32 baseline may be lost, as a share of all samples.
-    top1_drop: float
-    #: So many samples must have the baseline's first answer, as a share.
-    agreement: float
-    #: So far may the logits be off the baseline's, relative to their norm.
-    logits_error: float
-
-
-#: By precision. That the order of additions changes alone costs about 1e-5 of the logits, bfloat16 about 1e-2.
-TOLERANCES: Mapping[str, Tolerance] = {
-    "fp32": Tolerance(top1_drop=0.005, agreement=0.99, logits_error=0.01),
-    "amp": Tolerance(top1_drop=0.01, agreement=0.95, logits_error=0.25),
-}
 
 
 class Level(StrEnum):
@@ -95,7 +79,7 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
 def fallback(measurement: Measurement) -> Iterator[Reason]:
     """It ran elsewhere, in another dtype, or uncompiled: the figure belongs to another recipe."""
     evidence = measurement.evidence
-    for what in ("provider", "dtype"):
+    for what in ("provider", "dtype", "allocator"):
         asked, found = evidence.get(f"{what}_asked"), evidence.get(what)
         if asked is not None and asked != found:
             yield _invalid("fallback", f"asked for {what} {asked}, ran with {found}")
@@ -110,6 +94,9 @@ def partial_fallback(measurement: Measurement) -> Iterator[Reason]:
         yield _suspect("fallback", f"the graph broke at {breaks} places")
     if elsewhere:
         yield _suspect("fallback", f"{elsewhere} nodes ran on another provider")
+    exact, int8 = (measurement.evidence.get(key) or 0 for key in ("exact_convolutions", "int8_convolutions"))
+    if int8 and exact > _EXACT_SHARE * (exact + int8):
+        yield _suspect("fallback", f"{exact} of {exact + int8} convolutions did not run in 8 bits")
 
 
 def too_few_samples(measurement: Measurement) -> Iterator[Reason]:
@@ -194,7 +181,7 @@ def implausible(measurement: Measurement) -> Iterator[Reason]:
 
 def accuracy_lost(measurement: Measurement) -> Iterator[Reason]:
     """The answers are not those of the model any more."""
-    answers, allowed = measurement.accuracy, TOLERANCES[measurement.spec.recipe.precision]
+    answers, allowed = measurement.accuracy, PRECISIONS[measurement.spec.recipe.precision].tolerance
     if answers.top1_correct is not None and answers.baseline_top1_correct is not None:
         lost = answers.baseline_top1_correct - answers.top1_correct
         if lost > allowed.top1_drop * answers.samples:

@@ -40,6 +40,8 @@ class Support:
     layouts: tuple[str, ...] = ("nchw",)
     #: Modules that must be importable; they are looked for, not imported.
     requires: tuple[str, ...] = ()
+    #: The same for one precision, by its name.
+    requires_for: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: Why a precision or a layout is missing, by its name: shown when somebody asks for it.
     reasons: Mapping[str, str] = field(default_factory=dict)
 
@@ -57,6 +59,9 @@ class Workload:
     threads: int
     #: Makes the fp32 model on the CPU, in evaluation mode, with its weights.
     model: Callable[[], Any]
+    #: Training images to calibrate a quantization with, float32 (samples, channels, height, width); never test
+    #: images.
+    calibration: Callable[[], np.ndarray]
     #: The weights' own file, counted as the model's size where there is no other artifact.
     weights: Path
 

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from farm.precision import PRECISIONS
 from farm.runtimes import Session, Support, Workload
 
 SUPPORT = Support(
     summary="exported to ONNX, run by ONNX Runtime's CPU or CUDA provider",
-    precisions=("fp32",),
+    precisions=("fp32", "int8_static", "int8_dynamic"),
     layouts=("nchw", "channels_last"),
     requires=("onnxruntime", "onnx", "onnxscript"),
-    reasons={"amp": "autocast is torch's own; an ONNX graph has fixed dtypes"},
+    reasons={
+        "amp": "autocast is torch's own; an ONNX graph has fixed dtypes",
+        "tf32": "the CUDA provider's own setting, which the farm leaves off",
+        "bf16": "its CPU provider has no bfloat16 convolution",
+        "fp16": "its CPU provider has no float16 convolution",
+    },
 )
 
 FILE = "model.onnx"
 CPU = "CPUExecutionProvider"
+#: Operators of the optimized graph that convolve in 8 bits, and those that do not.
+INT8_CONVOLUTIONS = ("QLinearConv", "ConvInteger")
+EXACT_CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv")
 PROVIDERS = {"cpu": CPU, "cuda": "CUDAExecutionProvider"}
 
 
@@ -36,7 +46,61 @@ def build(workload: Workload, folder: Path) -> Mapping[str, Any]:
     )
     program.save(str(folder / FILE), external_data=False)
     opset = next(o.version for o in program.model_proto.opset_import if not o.domain)
-    return {"opset": opset, "graph_nodes": len(program.model_proto.graph.node)}
+    facts = {"opset": opset, "graph_nodes": len(program.model_proto.graph.node)}
+    if PRECISIONS[workload.recipe.precision].is_int8:
+        facts |= _quantize(workload, folder / FILE)
+    return facts
+
+
+def _quantize(workload: Workload, file: Path) -> Mapping[str, Any]:
+    """Replaces the model by its 8-bit form, made by ONNX Runtime's own quantizer."""
+    import tempfile
+
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory() as name:
+        exact, ready = Path(name) / "exact.onnx", Path(name) / "ready.onnx"
+        model = onnx.load(file)
+        # The exporter's shapes contradict those that the quantizer infers.
+        del model.graph.value_info[:]
+        onnx.save(model, exact)
+        quant_pre_process(str(exact), str(ready), skip_symbolic_shape=True)
+        if workload.recipe.precision == "int8_dynamic":
+            quantization.quantize_dynamic(ready, file, per_channel=True, weight_type=quantization.QuantType.QInt8)
+            return {}
+        images = _as_host(workload, workload.calibration())
+        quantization.quantize_static(
+            str(ready),
+            str(file),
+            _Batches(images, workload.shape[0]),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+        )
+        return {"calibration_samples": len(images)}
+
+
+class _Batches:
+    """Calibration images as ONNX Runtime's quantizer asks for them."""
+
+    def __init__(self, images: np.ndarray, batch_size: int) -> None:
+        starts = range(0, len(images), batch_size)
+        self._batches = iter([images[start : start + batch_size] for start in starts])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """The next batch; None after the last."""
+        batch = next(self._batches, None)
+        return None if batch is None else {"images": batch}
+
+
+def _as_host(workload: Workload, images: np.ndarray) -> np.ndarray:
+    """NCHW images as the graph wants them."""
+    if workload.recipe.layout == "channels_last":
+        return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+    return images
 
 
 def load(workload: Workload, folder: Path | None) -> Session:
@@ -99,9 +163,7 @@ class OnnxSession:
 
     def to_device(self, host: np.ndarray) -> Any:
         """The array on the device, as the graph wants it (NHWC with `channels_last`)."""
-        if self.workload.recipe.layout == "channels_last":
-            host = np.ascontiguousarray(host.transpose(0, 2, 3, 1))
-        return self.runtime.OrtValue.ortvalue_from_numpy(host, self.on, 0)
+        return self.runtime.OrtValue.ortvalue_from_numpy(_as_host(self.workload, host), self.on, 0)
 
     def run(self, on_device: Any) -> Any:
         """One call through the binding."""
@@ -116,22 +178,27 @@ class OnnxSession:
 
     def evidence(self, on_device: Any) -> Mapping[str, Any]:
         """The provider that took each node of one profiled call."""
-        nodes = self._nodes_by_provider(on_device)
+        ran = self._ran(on_device)
+        nodes = dict(collections.Counter(provider for provider, _ in ran))
+        operators = collections.Counter(operator for _, operator in ran)
+        int8 = sum(operators[name] for name in INT8_CONVOLUTIONS)
+        exact = sum(operators[name] for name in EXACT_CONVOLUTIONS)
         actual = max(nodes, key=lambda name: nodes[name], default="none seen")
         return {
             "provider_asked": self.provider,
             "provider": self.session.get_providers()[0],
-            "dtype_asked": "float32",
-            "dtype": _dtype(self.session.get_outputs()[0].type),
+            "dtype_asked": PRECISIONS[self.workload.recipe.precision].dtypes[self.workload.device],
+            "dtype": "int8" if int8 else _dtype(self.session.get_outputs()[0].type),
+            "convolutions": {"int8": int8, "float32": exact},
+            **({"int8_convolutions": int8, "exact_convolutions": exact} if int8 else {}),
             "nodes": nodes,
             "nodes_elsewhere": sum(nodes.values()) - nodes.get(self.provider, 0),
             "nodes_mostly_on": actual,
             "channels_last": self.workload.recipe.layout == "channels_last",
         }
 
-    def _nodes_by_provider(self, on_device: Any) -> dict[str, int]:
-        """Runs the graph once more in a session of its own that writes a profile."""
-        import collections
+    def _ran(self, on_device: Any) -> list[tuple[str, str]]:
+        """(provider, operator) of every node: one more run, in a session that writes a profile."""
         import json
         import tempfile
 
@@ -142,8 +209,8 @@ class OnnxSession:
             session = self.runtime.InferenceSession(str(self.file), options, providers=[self.provider])
             session.run(None, {"images": on_device.numpy()})
             events = json.loads(Path(session.end_profiling()).read_text())
-        found = [event["args"]["provider"] for event in events if event.get("args", {}).get("provider")]
-        return dict(collections.Counter(found))
+        found = (event["args"] for event in events if event.get("args", {}).get("provider"))
+        return [(args["provider"], args.get("op_name", "")) for args in found]
 
 
 def _dtype(onnx_type: str) -> str:

@@ -15,9 +15,10 @@ from farm.runtimes import Session, Support, Workload
 
 SUPPORT = Support(
     summary="traced, frozen graph run by torch's C++ interpreter (deprecated upstream)",
-    precisions=("fp32", "amp"),
+    precisions=("fp32", "tf32", "amp", "bf16", "fp16"),
     layouts=("nchw", "channels_last"),
     requires=("torch",),
+    reasons=dict.fromkeys(("int8_static", "int8_dynamic"), "torch quantizes an exported graph only"),
 )
 
 FILE = "model.pt"

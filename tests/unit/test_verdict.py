@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from farm import catalogue
 from farm.measurement import Measurement, Samples, Usage
-from farm.verdict import RULES, TOLERANCES, Level, judge, worst
+from farm.verdict import RULES, Level, judge, worst
 from tests import factories
 
 
@@ -36,6 +35,21 @@ TRIPS: dict[str, tuple[dict[str, Any], str, Level]] = {
     "another dtype": ({"evidence": {"dtype_asked": "bfloat16", "dtype": "float32"}}, "fallback", Level.INVALID),
     "no dtype seen": ({"evidence": {"dtype_asked": "bfloat16"}}, "fallback", Level.INVALID),
     "not compiled": ({"evidence": {"compiled": False}}, "fallback", Level.INVALID),
+    "another allocator": (
+        {"evidence": {"allocator_asked": "jemalloc", "allocator": "glibc"}},
+        "fallback",
+        Level.INVALID,
+    ),
+    "no 8-bit convolution": (
+        {"evidence": {"dtype_asked": "int8", "dtype": "float32"}},
+        "fallback",
+        Level.INVALID,
+    ),
+    "few 8-bit convolutions": (
+        {"evidence": {"int8_convolutions": 20, "exact_convolutions": 100}},
+        "fallback",
+        Level.SUSPECT,
+    ),
     "graph breaks": ({"evidence": {"graph_breaks": 2}}, "fallback", Level.SUSPECT),
     "nodes elsewhere": ({"evidence": {"nodes_elsewhere": 3}}, "fallback", Level.SUSPECT),
     "under the minimum": ({"samples": factories.samples(calls=10)}, "too_few_samples", Level.INVALID),
@@ -146,7 +160,3 @@ def test_the_verdict_over_repeats_is_the_worst_with_each_reason_once() -> None:
     assert together.level is Level.INVALID
     assert [reason.code for reason in together.reasons] == ["fallback", "unstable"]
     assert worst([]).level is Level.VALID
-
-
-def test_every_precision_says_what_it_may_cost() -> None:
-    assert set(TOLERANCES) >= set(catalogue.PRECISIONS)
