@@ -18,7 +18,7 @@ from farm.artifacts import ArtifactCache
 from farm.devices import nvml
 from farm.errors import FarmError, OutOfMemory, Unsupported, unknown
 from farm.measurement import Measurement, Outcome
-from farm.settings import load
+from farm.settings import load, preloaded
 from farm.spec import JobSpec, changed, job, preset, validated
 from farm.verdict import judge
 
@@ -94,9 +94,9 @@ def _preload(spec: JobSpec) -> None:
     wanted = allocator.variables(spec.recipe.allocator)
     preload = wanted.get("LD_PRELOAD")
     # Only once: where it cannot be loaded, another try would be no better.
-    if preload and os.environ.get("LD_PRELOAD") != preload:
+    if preload and preloaded() != preload:
         sys.stdout.flush()
-        os.execve(sys.executable, [sys.executable, "-m", "farm", *sys.argv[1:]], {**os.environ, **wanted})
+        os.execve(sys.executable, [sys.executable, "-m", "farm", *sys.argv[1:]], {**os.environ, **wanted})  # noqa: S606  # no shell is wanted
 
 
 @app.command(hidden=True)

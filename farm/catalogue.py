@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 from farm import allocator, plugins, recipe, runtimes
@@ -59,25 +60,49 @@ def parse_recipe(text: str) -> Recipe:
     Raises:
         BadInput: an unknown choice, two choices on one axis, or choices that exclude each other.
     """
-    found = recipe.parse(text, choices())
+    try:
+        found = recipe.parse(text, choices())
+    except recipe.Clash as clash:
+        raise BadInput(f"{clash} Nearest possible: {' or '.join(_resolved(clash))}.") from None
     problem = impossible(found)
     if problem is not None:
         raise BadInput(problem)
     return found
 
 
+def _resolved(clash: recipe.Clash) -> list[str]:
+    """What is left when one of two that exclude each other goes, or the nearest to that."""
+    near: list[str] = []
+    for text in clash.left:
+        with contextlib.suppress(recipe.Clash):  # a third on the same axis
+            found = recipe.parse(text, choices())
+            near += [str(found)] if _refused(found) is None else _nearest(found)
+    return list(dict.fromkeys(near))[:3] or [recipe.BASELINE]
+
+
 def impossible(asked: Recipe) -> str | None:
     """Why this recipe can run nowhere, with the nearest that can; None where it can."""
+    why = _refused(asked)
+    return None if why is None else f"Recipe '{asked}': {why}. Nearest possible: {' or '.join(_nearest(asked))}."
+
+
+def _refused(asked: Recipe) -> str | None:
     support = runtimes.support(asked.runtime)
     for axis, offered in (("precision", support.precisions), ("layout", support.layouts)):
         chosen = asked.on(axis)
         if chosen not in offered:
             why = support.reasons.get(chosen, f"it offers {', '.join(offered)}")
-            return (
-                f"Recipe '{asked}': {asked.runtime} does not run with {chosen}: {why}. "
-                f"Nearest possible: {asked.without(axis)} or {asked.without('runtime')}."
-            )
+            return f"{asked.runtime} does not run with {chosen}: {why}"
     return None
+
+
+def _nearest(asked: Recipe) -> list[str]:
+    """At most three recipes that can be: with another runtime, or without a choice."""
+    others = sorted(plugins.loadable(runtimes.__name__), key=lambda name: name != recipe.DEFAULTS["runtime"])
+    elsewhere = [asked.having(recipe.Choice(axis="runtime", name=name)) for name in others]
+    fewer = [asked.without("precision"), asked.without("layout")]
+    found = [str(near) for near in (*fewer, *elsewhere) if near != asked and _refused(near) is None]
+    return list(dict.fromkeys(found))[:3] or [str(asked.without("precision", "layout"))]
 
 
 def require_device(asked: Recipe, device: str) -> None:

@@ -25,6 +25,15 @@ BASELINE = "baseline"
 _CHOICE = re.compile(r"([a-z][a-z0-9_]*)(?:\(([0-9]*\.?[0-9]+)\))?")
 
 
+class Clash(BadInput):
+    """Two choices on one axis."""
+
+    def __init__(self, problem: str, left: list[str]) -> None:
+        super().__init__(problem)
+        #: The recipe's text without the one and without the other.
+        self.left = left
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
     """One choice on one axis, such as `channels_last` or `pruning(0.3)`."""
@@ -58,6 +67,12 @@ class Recipe:
     def without(self, *axes: str) -> Recipe:
         """The same recipe with the defaults on these axes."""
         return Recipe(choices=tuple(c for c in self.choices if c.axis not in axes))
+
+    def having(self, choice: Choice) -> Recipe:
+        """The same recipe with this choice on its axis."""
+        chosen = [*(c for c in self.choices if c.axis != choice.axis), choice]
+        kept = [c for c in chosen if c.name != DEFAULTS[c.axis]]
+        return Recipe(choices=tuple(sorted(kept, key=lambda c: AXES.index(c.axis))))
 
     @property
     def layout(self) -> str:
@@ -110,19 +125,19 @@ def _in_canonical_order(text: str, choices: list[Choice]) -> Recipe:
     taken: dict[str, Choice] = {}
     for choice in choices:
         if choice.axis in taken:
-            raise BadInput(_clash(text, choices, taken[choice.axis], choice))
+            raise _clash(text, choices, taken[choice.axis], choice)
         taken[choice.axis] = choice
     chosen = [taken[axis] for axis in AXES if axis in taken]
     return Recipe(choices=tuple(c for c in chosen if c.name != DEFAULTS[c.axis]))
 
 
-def _clash(text: str, choices: list[Choice], first: Choice, second: Choice) -> str:
-    def left(dropped: Choice) -> str:
+def _clash(text: str, choices: list[Choice], first: Choice, second: Choice) -> Clash:
+    def without(dropped: Choice) -> str:
         return "+".join(str(c) for c in choices if c is not dropped)
 
     if first == second:
-        return f"Recipe {text!r}: {first} is there twice. Nearest possible: {left(second)}."
-    return (
-        f"Recipe {text!r}: {first.name} and {second.name} are both choices of {first.axis}; a recipe has "
-        f"one. Nearest possible: {left(second)} or {left(first)}."
+        return Clash(f"Recipe {text!r}: {first} is there twice.", [without(second)])
+    problem = (
+        f"Recipe {text!r}: {first.name} and {second.name} are both choices of {first.axis}; a recipe has one."
     )
+    return Clash(problem, [without(second), without(first)])

@@ -125,6 +125,11 @@ def load() -> Settings:
         raise BadInput(f"{SECRETS_DIR}: {_unreadable(error)}. Every file there has to be readable text.") from None
 
 
+def preloaded() -> str:
+    """What the dynamic linker was told to load into this process before everything else."""
+    return os.environ.get("LD_PRELOAD", "")
+
+
 def _secrets_dir() -> Path | None:
     named = os.environ.get(SECRETS_DIR)
     if not named:

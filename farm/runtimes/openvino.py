@@ -41,9 +41,9 @@ def build(workload: Workload, folder: Path) -> Mapping[str, Any]:
     """Converts the model and, for 8 bits, lets NNCF quantize it on training images."""
     import tempfile
 
-    import openvino
     import torch
 
+    openvino = _library()
     with tempfile.TemporaryDirectory() as name:
         file = Path(name) / "model.onnx"
         program = torch.onnx.export(
@@ -64,12 +64,24 @@ def build(workload: Workload, folder: Path) -> Mapping[str, Any]:
 
 
 def _quantized(workload: Workload, model: Any) -> tuple[Any, dict[str, Any]]:
+    _library()
     import nncf
 
     images, size = workload.calibration(), workload.shape[0]
     batches = [images[start : start + size] for start in range(0, len(images), size)]
     quantized = nncf.quantize(model, nncf.Dataset(batches), subset_size=len(batches))
     return quantized, {"calibration_samples": len(images)}
+
+
+def _library() -> Any:
+    """OpenVINO without its telemetry, which it and NNCF would otherwise send on every conversion."""
+    import sys
+
+    # Both take a telemetry package that is not installed for a no.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    import openvino
+
+    return openvino
 
 
 def load(workload: Workload, folder: Path | None) -> Session:
@@ -82,8 +94,7 @@ class OpenVinoSession:
     """One infer request whose input and output stay where they are."""
 
     def __init__(self, workload: Workload, file: Path) -> None:
-        import openvino
-
+        openvino = _library()
         self.workload = workload
         self.runtime = openvino
         settings = {

@@ -14,14 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from farm import building, measuring, runtimes
+from farm import building, datasets, measuring, runtimes
+from farm.environment import has_bf16
 from farm.errors import CorruptArtifact, OutOfMemory, Unsupported, memory_errors
 from farm.measurement import Measurement
+from farm.precision import PRECISIONS
 from farm.runtimes import compile as compile_runtime
 from farm.runtimes import onnxruntime as onnx_runtime
+from farm.runtimes import openvino as openvino_runtime
 from farm.settings import Settings
 from farm.spec import JobSpec, Protocol, job
-from farm.verdict import judge
+from farm.verdict import Level, judge
+
+#: Runtimes that make an artifact.
+BUILT = ("torchscript", "onnx", "openvino", "compile")
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOCOL = Protocol(
@@ -94,6 +100,14 @@ def small(recipe: str = "baseline", **fields: Any) -> JobSpec:
         "channels_last+onnxruntime",
         "compile",
         "system_malloc",
+        "bf16",
+        "channels_last+fp16",
+        "bf16+torchscript",
+        "openvino",
+        "int8_static+openvino",
+        "int8_static+onnxruntime",
+        "channels_last+int8_dynamic+onnxruntime",
+        pytest.param("bf16+openvino", marks=pytest.mark.skipif(not has_bf16(), reason="no bfloat16 in hardware")),
     ],
 )
 def test_every_recipe_runs_agrees_with_fp32_and_proves_it(recipe: str, measure: Any) -> None:
@@ -102,9 +116,67 @@ def test_every_recipe_runs_agrees_with_fp32_and_proves_it(recipe: str, measure: 
     assert found.accuracy.agreeing / found.accuracy.samples > 0.95
     assert found.accuracy.top1_correct / found.accuracy.samples > 0.8
     assert found.evidence["dtype"] == found.evidence["dtype_asked"]
-    assert ("bfloat16" in found.evidence["dtype"]) == ("amp" in recipe)
-    assert found.evidence["channels_last"] == ("channels_last" in recipe)
-    assert (found.build_s is not None) == any(name in recipe for name in ("torchscript", "onnx", "compile"))
+    assert found.evidence["dtype"] == PRECISIONS[found.spec.recipe.precision].dtypes["cpu"]
+    assert found.evidence.get("channels_last", False) == ("channels_last" in recipe)
+    assert (found.build_s is not None) == any(name in recipe for name in BUILT)
+    assert ("int8" in recipe) == (found.evidence.get("int8_convolutions", 0) > 0)
+
+
+def test_openvino_sends_no_telemetry(tmp_path: Path) -> None:
+    spec = small("int8_static+openvino", dataset="synthetic").model_dump_json()
+    program = f"""
+import json, sys
+from pathlib import Path
+from farm import building
+from farm.settings import Settings
+from farm.spec import JobSpec
+building.build(JobSpec.model_validate(json.loads({spec!r})), Settings(data_dir=Path({str(tmp_path / "data")!r})))
+assert sys.modules["openvino_telemetry"] is None
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "HOME": str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "intel").exists()
+
+
+def unquantized(model: Any) -> tuple[Any, dict[str, Any]]:
+    return model, {}
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_an_8_bit_recipe_whose_convolutions_stayed_fp32_is_invalid(
+    runtime: str, measure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_runtime, "_quantize", lambda workload, file: {})
+    monkeypatch.setattr(openvino_runtime, "_quantized", lambda workload, model: unquantized(model))
+    # Another batch size, so that the artifact of an honest build is not found.
+    verdict = judge(measure(f"int8_static+{runtime}", batch_size=3))
+    assert "fallback: asked for dtype int8, ran with float32" in [str(reason) for reason in verdict.reasons]
+    assert verdict.level is Level.INVALID
+
+
+def test_a_quantization_sees_training_images_only(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    real = datasets.load
+
+    def load(dataset: str, part: str, image_size: int, root: Path) -> Any:
+        asked.append(part)
+        return real(dataset, part, image_size, root)
+
+    spec = small("int8_static+onnxruntime")
+    here = building.environment_of(spec, settings)
+    workload = building._Plan(spec, settings, here).workload()
+    monkeypatch.setattr(datasets, "load", load)
+    images = workload.calibration()
+    assert asked == ["train"]
+    assert images.shape == (128, 3, 32, 32)
+    assert images.dtype == np.float32
 
 
 def test_device_and_end_to_end_are_sampled_apart(measure: Any) -> None:

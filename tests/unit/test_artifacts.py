@@ -181,3 +181,29 @@ def test_what_a_killed_build_left_goes_with_the_next(tmp_path: Path) -> None:
     cache.ensure(KEY, write)
     assert not (tmp_path / f"{KEY}.building-killed").exists()
     assert (tmp_path / "other.building-now").exists()
+
+
+def test_what_was_built_is_listed_and_cleared_by_kind(tmp_path: Path) -> None:
+    cache = ArtifactCache(tmp_path / "cache")
+    assert cache.entries() == []
+    cache.ensure(KEY, write)
+    cache.ensure(key_of("weights", {}), write)
+    (tmp_path / "cache" / key_of("weights", {}) / "manifest.json").write_text("")
+    (tmp_path / "cache" / "somebody's folder").mkdir()
+    found = {entry.kind: entry for entry in cache.entries()}
+    assert set(found) == {"model", "weights"}
+    assert found["model"].facts == {"opset": 20}
+    assert found["weights"].build_s is None
+    assert cache.clear("model")[0] == 1
+    assert [entry.kind for entry in cache.entries()] == ["weights"]
+    assert cache.clear()[0] == 1
+    assert cache.entries() == []
+    assert (tmp_path / "cache" / "somebody's folder").is_dir()
+
+
+def test_what_is_being_built_is_not_cleared(tmp_path: Path) -> None:
+    cache = ArtifactCache(tmp_path)
+    cache.ensure(KEY, write)
+    with cache._lock(KEY):
+        assert cache.clear() == (0, 0)
+    assert cache.has(KEY)

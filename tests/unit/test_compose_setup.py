@@ -73,8 +73,8 @@ def test_it_writes_settings_and_passwords_that_only_the_owner_can_reach(clone: C
     assert password not in (secrets / "redis_users").read_text()
     assert password not in done.stdout
     found = clone.variables()
-    assert found["CELERY_BROKER_URL"] == broker.replace("@redis:", "@127.0.0.1:")
-    assert found["FARM_DATABASE_URL"].endswith("@127.0.0.1:5432/farm")
+    assert found["CELERY_BROKER_URL"].endswith(f":{password}@127.0.0.1:{found['FARM_REDIS_PORT']}/0")
+    assert found["FARM_DATABASE_URL"].endswith(f"@127.0.0.1:{found['FARM_POSTGRES_PORT']}/farm")
     assert stat.S_IMODE((clone.folder / "locks").stat().st_mode) == 0o1777
 
 

@@ -34,7 +34,7 @@ def test_a_parameter_is_part_of_the_recipe() -> None:
         ("chanels_last", ["Did you mean 'channels_last'", "onnxruntime"]),
         ("torchscript+compile", ["both choices of runtime", "Nearest possible: torchscript or compile"]),
         ("channels_last+amp+onnxruntime", ["fixed dtypes", "channels_last+onnxruntime or channels_last+amp"]),
-        ("amp+channels_last+amp", ["amp is there twice. Nearest possible: amp+channels_last"]),
+        ("amp+channels_last+amp", ["amp is there twice. Nearest possible: channels_last+amp."]),
         ("baseline+amp", ["stands alone"]),
         ("", ["Unknown recipe ''"]),
         ("amp+", ["Unknown recipe ''"]),
