@@ -32,9 +32,9 @@ def farm_window(spec: JobSpec) -> Callable[[], list[int]]:
     """The farm's way: its session, its stopwatch."""
     from farm import building, devices, measuring, runtimes
     from farm.passes import latency
-    from farm.settings import Settings
+    from farm.settings import load
 
-    settings = Settings()
+    settings = load()
     here = building.environment_of(spec, settings)
     device = devices.open_device(spec.device_kind, here.threads)
     made = building.materials(spec, settings, here)
@@ -49,9 +49,9 @@ def bare_window(spec: JobSpec) -> Callable[[], list[int]]:
     import torch
 
     from farm import building, measuring
-    from farm.settings import Settings
+    from farm.settings import load
 
-    settings = Settings()
+    settings = load()
     model = building.materials(spec, settings, building.environment_of(spec, settings)).workload.model()
     layout = torch.channels_last if spec.recipe.layout == "channels_last" else torch.contiguous_format
     model = model.to(memory_format=layout)

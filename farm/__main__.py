@@ -96,7 +96,8 @@ def _preload(spec: JobSpec) -> None:
     # Only once: where it cannot be loaded, another try would be no better.
     if preload and preloaded() != preload:
         sys.stdout.flush()
-        os.execve(sys.executable, [sys.executable, "-m", "farm", *sys.argv[1:]], {**os.environ, **wanted})  # noqa: S606  # no shell is wanted
+        command = [sys.executable, "-m", "farm", *sys.argv[1:]]
+        os.execve(command[0], command, {**os.environ, **wanted})  # noqa: S606  # no shell is wanted
 
 
 @app.command(hidden=True)

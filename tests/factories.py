@@ -122,6 +122,11 @@ def ok(claim: Claim, **fields: Any) -> Ending:
     return Ending(outcome=Outcome.OK, measurement=measurement(spec=claim.spec, **fields))
 
 
+def submitted(store: Store, **fields: Any) -> str:
+    """Submits a matrix; the run's id."""
+    return store.submit(matrix(**fields)).run_id
+
+
 def measure_all(store: Store, worker_id: str, **fields: Any) -> int:
     """Claims and finishes until nothing is left; returns how many jobs that were."""
     done = 0

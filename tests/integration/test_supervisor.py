@@ -290,6 +290,7 @@ def test_a_lost_lease_ends_the_child_and_writes_no_result(farm: Farm) -> None:
 def test_an_outage_of_the_database_in_mid_job_loses_nothing(farm: Farm) -> None:
     spy = Spy(farm.store, [])
     spy.renewals_refused, spy.finishes_refused = 3, 2
+    # The job outlasts the renewals that are refused, one every 0.1 s.
     assert farm.supervisor("time.sleep(0.6); ok()", store=spy).handle(farm.submit()) == "ok"
     assert farm.result().outcome is Outcome.OK
     assert (spy.renewals_refused, spy.finishes_refused) == (0, 0)
@@ -313,6 +314,7 @@ def test_a_program_that_is_not_there_is_an_error_of_the_job(farm: Farm) -> None:
 
 def test_two_supervisors_with_one_device_take_turns(farm: Farm) -> None:
     log = farm.folder / "log"
+    # Each stays in for a while, so that a second one would be seen beside it.
     script = (
         f"log = open({str(log)!r}, 'a'); log.write('in\\n'); log.flush(); time.sleep(0.2)\n"
         "log.write('out\\n'); log.flush(); ok()"

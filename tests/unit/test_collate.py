@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import itertools
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from results_store.__main__ import app
 from results_store.collate import Row, collate, export
 from results_store.exporters.csv import COLUMNS
 from results_store.exporters.csv import write as write_csv
-from results_store.store import Ending, Store, open_store
+from results_store.store import Ending, Store
 from tests import factories
 
 FIRST = (
@@ -27,17 +26,6 @@ FIRST = (
     "throughput_samples_sec,accuracy_top1,accuracy_top5,model_size_mb,optimization_technique"
 )
 OTHER = factories.environment(device_model="Other CPU")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with closing(open_store(f"sqlite:///{tmp_path}/farm.db")) as store:
-        store.register(factories.worker())
-        yield store
-
-
-def submitted(store: Store, **fields: Any) -> str:
-    return store.submit(factories.matrix(**fields)).run_id
 
 
 def end(store: Store, outcome: Outcome, reason: str = "", worker_id: str = "cpu@alpha") -> None:
@@ -62,7 +50,7 @@ def test_the_first_thirteen_columns_are_the_contract() -> None:
 
 
 def test_a_measured_row_has_its_figures_in_the_units_of_their_names(store: Store, tmp_path: Path) -> None:
-    run = submitted(store, optimizations=("channels_last+amp",), batch_sizes=(8,))
+    run = factories.submitted(store, optimizations=("channels_last+amp",), batch_sizes=(8,))
     device = tuple([10_000_000] * 100 + [12_000_000] * 99)
     measure(
         store,
@@ -95,7 +83,7 @@ def test_a_measured_row_has_its_figures_in_the_units_of_their_names(store: Store
 
 
 def test_latency_and_throughput_are_medians_over_repeats(store: Store, tmp_path: Path) -> None:
-    run = submitted(store, repeats=3)
+    run = factories.submitted(store, repeats=3)
     for milliseconds in (10.0, 90.0, 11.0):
         measure(store, samples=factories.samples(milliseconds, milliseconds + 1))
     [row] = table(store, run, tmp_path)
@@ -106,7 +94,7 @@ def test_latency_and_throughput_are_medians_over_repeats(store: Store, tmp_path:
 
 
 def test_every_cell_has_a_row_whatever_became_of_it(store: Store, tmp_path: Path) -> None:
-    run = submitted(store, batch_sizes=(1, 2, 3, 4, 5, 6))
+    run = factories.submitted(store, batch_sizes=(1, 2, 3, 4, 5, 6))
     order = [store.claim("cpu@alpha") for _ in range(5)]
     endings = [
         Ending(outcome=Outcome.UNSUPPORTED, reason="needs openvino"),
@@ -130,7 +118,7 @@ def test_every_cell_has_a_row_whatever_became_of_it(store: Store, tmp_path: Path
 
 
 def test_repeats_that_failed_are_missing_from_their_row_and_said(store: Store, tmp_path: Path) -> None:
-    run = submitted(store, repeats=2)
+    run = factories.submitted(store, repeats=2)
     measure(store)
     end(store, Outcome.ERROR, "KeyError: 'x'")
     [row] = table(store, run, tmp_path)
@@ -139,7 +127,7 @@ def test_repeats_that_failed_are_missing_from_their_row_and_said(store: Store, t
 
 
 def test_results_of_different_classes_are_never_pooled(store: Store, tmp_path: Path) -> None:
-    run = submitted(store, repeats=3)
+    run = factories.submitted(store, repeats=3)
     measure(store, samples=factories.samples(10.0))
     store.deregister("cpu@alpha")
     store.register(factories.worker("cpu@beta", environment=OTHER))
@@ -154,7 +142,7 @@ def test_results_of_different_classes_are_never_pooled(store: Store, tmp_path: P
 def test_measurements_of_one_worker_in_different_classes_are_not_pooled_either(
     store: Store, tmp_path: Path
 ) -> None:
-    run = submitted(store, repeats=2)
+    run = factories.submitted(store, repeats=2)
     measure(store)
     measure(store, environment=OTHER)
     assert len(table(store, run, tmp_path)) == 2
@@ -164,7 +152,7 @@ def test_a_speed_up_is_the_ratio_to_the_baseline_with_the_same_batch_and_allocat
     store: Store, tmp_path: Path
 ) -> None:
     recipes = ("baseline", "channels_last", "system_malloc", "channels_last+system_malloc")
-    run = submitted(store, optimizations=recipes, batch_sizes=(1, 8))
+    run = factories.submitted(store, optimizations=recipes, batch_sizes=(1, 8))
     latency = {"baseline": 30.0, "channels_last": 10.0, "system_malloc": 40.0, "channels_last+system_malloc": 20.0}
     while (claim := store.claim("cpu@alpha")) is not None:
         milliseconds = latency[str(claim.spec.recipe)] * claim.spec.batch_size
@@ -181,7 +169,7 @@ def test_a_speed_up_is_the_ratio_to_the_baseline_with_the_same_batch_and_allocat
 
 
 def test_an_invalid_row_keeps_its_figures_and_enters_no_ratio(store: Store, tmp_path: Path) -> None:
-    run = submitted(store, optimizations=("baseline", "channels_last"))
+    run = factories.submitted(store, optimizations=("baseline", "channels_last"))
     while (claim := store.claim("cpu@alpha")) is not None:
         evidence = {"compiled": str(claim.spec.recipe) == "baseline"}
         store.finish(claim, factories.ok(claim, evidence=evidence))
@@ -193,7 +181,7 @@ def test_an_invalid_row_keeps_its_figures_and_enters_no_ratio(store: Store, tmp_
 
 
 def test_without_real_labels_the_accuracy_is_empty(store: Store, tmp_path: Path) -> None:
-    run = submitted(store)
+    run = factories.submitted(store)
     nobody_knows = factories.accuracy(top1_correct=None, top5_correct=None)
     measure(store, accuracy=nobody_knows, missing={"accuracy_top1": "no real labels"})
     [row] = table(store, run, tmp_path)
@@ -205,7 +193,7 @@ def test_without_real_labels_the_accuracy_is_empty(store: Store, tmp_path: Path)
 def test_a_measurement_without_a_single_call_makes_an_invalid_row_and_no_error(
     store: Store, tmp_path: Path
 ) -> None:
-    run = submitted(store)
+    run = factories.submitted(store)
     still = Usage(wall_s=0.0, cpu_s=0.0, faults_per_call=0.0, faults_by_half=(0.0, 0.0))
     measure(store, samples=Samples(), usage=still)
     [row] = table(store, run, tmp_path)
@@ -216,9 +204,9 @@ def test_a_measurement_without_a_single_call_makes_an_invalid_row_and_no_error(
 def test_adopted_results_are_shown_as_such_and_their_build_is_not_charged_again(
     store: Store, tmp_path: Path
 ) -> None:
-    submitted(store, batch_sizes=(1,))
+    factories.submitted(store, batch_sizes=(1,))
     measure(store, build_s=33.0, build_spent_s=33.0)
-    run = submitted(store, batch_sizes=(1, 8))
+    run = factories.submitted(store, batch_sizes=(1, 8))
     assert store.adopt("cpu@alpha") == 1
     adopted, pending = table(store, run, tmp_path)
     assert (adopted["repeats_adopted"], adopted["attempts"]) == ("1", "0")
@@ -239,7 +227,7 @@ def test_adopted_results_are_shown_as_such_and_their_build_is_not_charged_again(
 def test_text_cannot_start_a_formula_but_numbers_stay_numbers(
     store: Store, tmp_path: Path, given: str, shown: str
 ) -> None:
-    run = submitted(store)
+    run = factories.submitted(store)
     end(store, Outcome.ERROR, given)
     [row] = table(store, run, tmp_path)
     assert row["reason"] == shown
@@ -251,14 +239,14 @@ def test_text_cannot_start_a_formula_but_numbers_stay_numbers(
 
 
 def test_large_and_small_numbers_are_written_without_exponents(store: Store, tmp_path: Path) -> None:
-    run = submitted(store)
+    run = factories.submitted(store)
     measure(store, accuracy=factories.accuracy(logits_relative_error=1.23456789e-7), load_s=1234567.0)
     [row] = table(store, run, tmp_path)
     assert (row["logits_relative_error"], row["load_s"]) == ("0.000000123457", "1234570")
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(store: Store, tmp_path: Path) -> None:
-    collated = collate(store, submitted(store))
+    collated = collate(store, factories.submitted(store))
     folder = tmp_path / "results"
     path = export(collated, folder)
     before = path.read_bytes()
@@ -277,13 +265,13 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(store: Store, tmp_p
 def test_a_folder_that_cannot_be_written_is_bad_input(store: Store, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match="--output-dir"):
-        export(collate(store, submitted(store)), tmp_path / "file" / "results")
+        export(collate(store, factories.submitted(store)), tmp_path / "file" / "results")
     with pytest.raises(BadInput, match="Possible: csv, tensorboard"):
         export(collate(store, "latest"), tmp_path, "xlsx")
 
 
 def test_the_measured_jobs_can_be_read_again_with_their_samples(store: Store) -> None:
-    run = submitted(store, repeats=2, batch_sizes=(1, 8))
+    run = factories.submitted(store, repeats=2, batch_sizes=(1, 8))
     for _ in range(3):
         measure(store)
     collated = collate(store, run)
@@ -303,7 +291,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
 
 
 def test_the_command_collates_the_latest_run_into_a_folder_of_its_name(store: Store, command: CliRunner) -> None:
-    run = submitted(store)
+    run = factories.submitted(store)
     assert command.invoke(app, ["collate"]).output == f"results/{run}/benchmark_results.csv\n"
     assert Path(f"results/{run}/benchmark_results.csv").read_text().startswith(FIRST)
     assert command.invoke(app, ["collate", run[:-2], "--output-dir", "here"]).exit_code == 0
@@ -313,7 +301,7 @@ def test_the_command_collates_the_latest_run_into_a_folder_of_its_name(store: St
 
 
 def test_the_command_writes_every_format_it_is_asked_for_once(store: Store, command: CliRunner) -> None:
-    run = submitted(store)
+    run = factories.submitted(store)
     done = command.invoke(app, ["collate", "--format", "csv, tensorboard,csv", "--output-dir", "here"])
     assert done.output == "here/benchmark_results.csv\nhere/tensorboard\n"
     assert list(Path("here/tensorboard").rglob("*tfevents*"))
@@ -333,7 +321,7 @@ def test_the_command_writes_every_format_it_is_asked_for_once(store: Store, comm
 def test_what_cannot_be_asked_for_is_said_before_anything_is_done(
     store: Store, command: CliRunner, arguments: list[str], hint: str
 ) -> None:
-    submitted(store)
+    factories.submitted(store)
     done = command.invoke(app, ["collate", *arguments])
     assert (done.exit_code, hint in done.stderr) == (2, True)
     assert not Path("results").exists()
@@ -343,7 +331,7 @@ def test_the_commands_errors_have_their_exit_codes(
     store: Store, command: CliRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert command.invoke(app, ["collate"]).exit_code == 2
-    submitted(store)
+    factories.submitted(store)
     unknown = command.invoke(app, ["collate", "nonsense"])
     assert (unknown.exit_code, "Unknown run 'nonsense'" in unknown.stderr) == (2, True)
     monkeypatch.setenv("FARM_DATABASE_URL", "postgresql://farm:geheim@127.0.0.1:9/farm")

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from farm.errors import Unreachable
-from results_store.store import Store, open_store
+from results_store.store import Store
 from tests import factories
 from workers.reconciler import FIRST_PAUSE_S, LONGEST_PAUSE_S, Pulse, Reconciler
 
@@ -37,14 +37,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = open_store(f"sqlite:///{tmp_path / 'farm.db'}")
-    opened.register(factories.worker())
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,22 +15,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from farm.measurement import Memory, Outcome, Samples
 from results_store.collate import collate, export
 from results_store.exporters import tensorboard
-from results_store.store import Ending, JobResult, Store, open_store
+from results_store.store import Ending, JobResult, Store
 from tests import factories
 
 ROOT = Path(__file__).resolve().parents[2]
 OTHER = factories.environment(device_model="Other CPU")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with closing(open_store(f"sqlite:///{tmp_path}/farm.db")) as store:
-        store.register(factories.worker())
-        yield store
-
-
-def submitted(store: Store, **fields: Any) -> str:
-    return store.submit(factories.matrix(**fields)).run_id
 
 
 def written(store: Store, run_id: str, folder: Path) -> dict[str, Any]:
@@ -51,7 +39,7 @@ def verdicts(log: Any) -> dict[int, str]:
 
 
 def test_every_variant_has_a_log_with_its_figures_by_batch_size(store: Store, tmp_path: Path) -> None:
-    run = submitted(store, optimizations=("baseline", "channels_last+amp"), batch_sizes=(8, 1))
+    run = factories.submitted(store, optimizations=("baseline", "channels_last+amp"), batch_sizes=(8, 1))
     while (claim := store.claim("cpu@alpha")) is not None:
         milliseconds = 10.0 * claim.spec.batch_size
         ending = factories.ok(
@@ -81,7 +69,7 @@ def test_every_variant_has_a_log_with_its_figures_by_batch_size(store: Store, tm
 
 
 def test_histograms_hold_the_raw_samples_of_all_repeats_in_milliseconds(store: Store, tmp_path: Path) -> None:
-    run = submitted(store, repeats=2)
+    run = factories.submitted(store, repeats=2)
     for milliseconds in (10, 30):
         claim = store.claim("cpu@alpha")
         assert claim is not None
@@ -101,7 +89,7 @@ def test_histograms_hold_the_raw_samples_of_all_repeats_in_milliseconds(store: S
 
 
 def test_an_invalid_row_is_not_drawn_but_its_verdict_is_told(store: Store, tmp_path: Path) -> None:
-    run = submitted(store, batch_sizes=(1, 8))
+    run = factories.submitted(store, batch_sizes=(1, 8))
     while (claim := store.claim("cpu@alpha")) is not None:
         store.finish(claim, factories.ok(claim, evidence={"compiled": claim.spec.batch_size == 1}))
     [log] = written(store, run, tmp_path).values()
@@ -114,7 +102,7 @@ def test_an_invalid_row_is_not_drawn_but_its_verdict_is_told(store: Store, tmp_p
 
 
 def test_a_row_that_was_not_measured_says_why(store: Store, tmp_path: Path) -> None:
-    run = submitted(store)
+    run = factories.submitted(store)
     claim = store.claim("cpu@alpha")
     assert claim is not None
     store.finish(claim, Ending(outcome=Outcome.UNSUPPORTED, reason="needs\nopenvino"))
@@ -124,7 +112,7 @@ def test_a_row_that_was_not_measured_says_why(store: Store, tmp_path: Path) -> N
 
 
 def test_figures_that_are_missing_or_no_number_are_left_out(store: Store, tmp_path: Path) -> None:
-    run = submitted(store)
+    run = factories.submitted(store)
     claim = store.claim("cpu@alpha")
     assert claim is not None
     nobody_knows = factories.accuracy(top1_correct=None, top5_correct=None)
@@ -135,7 +123,7 @@ def test_figures_that_are_missing_or_no_number_are_left_out(store: Store, tmp_pa
 
 
 def test_rows_of_several_environment_classes_have_logs_of_their_own(store: Store, tmp_path: Path) -> None:
-    run = submitted(store, repeats=2)
+    run = factories.submitted(store, repeats=2)
     first, second = store.claim("cpu@alpha"), store.claim("cpu@alpha")
     assert first is not None
     assert second is not None
@@ -151,7 +139,7 @@ def test_rows_of_several_environment_classes_have_logs_of_their_own(store: Store
 
 
 def test_a_write_replaces_the_whole_folder_and_one_that_fails_leaves_it(store: Store, tmp_path: Path) -> None:
-    collated = collate(store, submitted(store))
+    collated = collate(store, factories.submitted(store))
     folder = tmp_path / "results"
     path = export(collated, folder, "tensorboard")
     assert path.stat().st_mode & 0o777 == 0o755
@@ -173,7 +161,7 @@ def test_a_write_replaces_the_whole_folder_and_one_that_fails_leaves_it(store: S
 def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    collated = collate(store, submitted(store))
+    collated = collate(store, factories.submitted(store))
     path = export(collated, tmp_path / "results", "tensorboard")
     (path / "of an older write").touch()
     rename = Path.rename

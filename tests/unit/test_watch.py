@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,18 +22,11 @@ from farm.errors import BadInput, Unreachable
 from results_store import watch
 from results_store.collate import collate
 from results_store.exporters import csv
-from results_store.store import Store, open_store
+from results_store.store import Store
 from results_store.watch import STAMP, LateStore, Watch
 from tests import factories
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with closing(open_store(f"sqlite:///{tmp_path}/farm.db")) as store:
-        store.register(factories.worker())
-        yield store
 
 
 class Desk:
