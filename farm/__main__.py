@@ -128,9 +128,10 @@ def recipes() -> None:
     devices = ("cpu", "cuda") if nvml.gpus() else ("cpu",)
     for axis in recipe.AXES:
         for name in (choice for choice, of in catalogue.choices().items() if of == axis):
-            if name in described:
-                table.add_row(axis, name, described[name], catalogue.why_not(name, devices) or "yes")
-            else:
+            rows = {text: what for text, what in described.items() if text.partition("(")[0] == name}
+            for text, what in rows.items():
+                table.add_row(axis, text, what, catalogue.why_not(text, devices) or "yes")
+            if not rows:
                 table.add_row(axis, name, "cannot be loaded (see above)", "no")
     console = Console()
     console.print(table)

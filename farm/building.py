@@ -167,7 +167,7 @@ class _Plan:
     @functools.cached_property
     def artifact_key(self) -> str | None:
         """Decided by everything that changes compiled code: processor and versions too (else SIGILL elsewhere)."""
-        if not hasattr(runtimes.module(self.spec.recipe.runtime), "build"):
+        if not runtimes.is_built(self.spec.recipe):
             return None
         return key_of(
             self.spec.recipe.runtime,

@@ -14,8 +14,17 @@ class Tolerance:
     top1_drop: float
     #: So many samples must have the baseline's first answer, as a share.
     agreement: float
-    #: So far may the logits be off the baseline's, relative to their norm.
-    logits_error: float
+    #: So far may the logits be off the baseline's, relative to their norm; None where they are others by design.
+    logits_error: float | None
+
+    def __add__(self, other: Tolerance) -> Tolerance:
+        """What both together may cost."""
+        errors = (self.logits_error, other.logits_error)
+        return Tolerance(
+            top1_drop=self.top1_drop + other.top1_drop,
+            agreement=self.agreement + other.agreement - 1,
+            logits_error=None if None in errors else sum(error or 0.0 for error in errors),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

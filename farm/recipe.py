@@ -22,7 +22,20 @@ DEFAULTS: Mapping[str, str] = {
 
 BASELINE = "baseline"
 
-_CHOICE = re.compile(r"([a-z][a-z0-9_]*)(?:\(([0-9]*\.?[0-9]+)\))?")
+_CHOICE = re.compile(r"([a-z][a-z0-9_]*)(?:\(([a-z0-9.-]+)\))?")
+_NUMBER = re.compile(r"[0-9]*\.?[0-9]+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """The number that a choice takes in parentheses."""
+
+    low: float
+    high: float
+    #: Where the choice is written without one.
+    default: float
+    #: What it is a share of, for people.
+    of: str
 
 
 class Clash(BadInput):
@@ -36,15 +49,17 @@ class Clash(BadInput):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """One choice on one axis, such as `channels_last` or `pruning(0.3)`."""
+    """One choice on one axis, such as `channels_last`, `pruning(0.3)` or `compile(max-autotune)`."""
 
     axis: str
     name: str
-    #: The number in parentheses; part of the job's key.
-    parameter: float | None = None
+    #: The number or the word in parentheses; part of the job's key.
+    parameter: float | str | None = None
 
     def __str__(self) -> str:
-        return self.name if self.parameter is None else f"{self.name}({self.parameter:g})"
+        if self.parameter is None:
+            return self.name
+        return f"{self.name}({self.parameter if isinstance(self.parameter, str) else f'{self.parameter:g}'})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,8 +75,24 @@ class Recipe:
         """The name chosen on an axis, or the axis's default."""
         return next((c.name for c in self.choices if c.axis == axis), DEFAULTS[axis])
 
-    def parameter(self, axis: str) -> float | None:
-        """The parameter of the choice on an axis, None where it has none."""
+    @property
+    def compression(self) -> str:
+        """What is done to the model before anything else: `none`, or the name of a compression."""
+        return self.on("compression")
+
+    @property
+    def share(self) -> float | None:
+        """The compression's number, None where it takes none."""
+        found = self._parameter("compression")
+        return found if isinstance(found, float) else None
+
+    @property
+    def mode(self) -> str | None:
+        """The runtime's word in parentheses, None where there is none."""
+        found = self._parameter("runtime")
+        return found if isinstance(found, str) else None
+
+    def _parameter(self, axis: str) -> float | str | None:
         return next((c.parameter for c in self.choices if c.axis == axis), None)
 
     def without(self, *axes: str) -> Recipe:
@@ -117,8 +148,11 @@ def _choice(text: str, word: str, axis_of: Mapping[str, str]) -> Choice:
     match = _CHOICE.fullmatch(word)
     if match is None or match[1] not in axis_of:
         raise unknown("recipe", word, [*axis_of, BASELINE])
-    parameter = None if match[2] is None else float(match[2])
-    return Choice(axis=axis_of[match[1]], name=match[1], parameter=parameter)
+    return Choice(axis=axis_of[match[1]], name=match[1], parameter=_parameter(match[2]))
+
+
+def _parameter(text: str | None) -> float | str | None:
+    return text if text is None or _NUMBER.fullmatch(text) is None else float(text)
 
 
 def _in_canonical_order(text: str, choices: list[Choice]) -> Recipe:

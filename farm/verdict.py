@@ -8,9 +8,8 @@ from enum import StrEnum
 
 import numpy as np
 
-from farm import statistics
+from farm import catalogue, statistics
 from farm.measurement import Measurement
-from farm.precision import PRECISIONS
 
 #: An interval so many times wider than its target makes a figure worthless.
 _BY_FAR = 5.0
@@ -181,7 +180,7 @@ def implausible(measurement: Measurement) -> Iterator[Reason]:
 
 def accuracy_lost(measurement: Measurement) -> Iterator[Reason]:
     """The answers are not those of the model any more."""
-    answers, allowed = measurement.accuracy, PRECISIONS[measurement.spec.recipe.precision].tolerance
+    answers, allowed = measurement.accuracy, catalogue.tolerance(measurement.spec.recipe)
     if answers.top1_correct is not None and answers.baseline_top1_correct is not None:
         lost = answers.baseline_top1_correct - answers.top1_correct
         if lost > allowed.top1_drop * answers.samples:
@@ -194,11 +193,9 @@ def accuracy_lost(measurement: Measurement) -> Iterator[Reason]:
     if statistics.wilson(answers.agreeing, answers.samples)[1] < allowed.agreement:
         text = f"agrees with fp32 on {agreement:.2%} of the samples, {allowed.agreement:.0%} are expected"
         yield _suspect("accuracy_lost", text)
-    error = answers.logits_relative_error
-    if error is not None and error > allowed.logits_error:
-        text = (
-            f"logits are off the fp32 baseline's by {error:.1%}, {allowed.logits_error:.0%} are expected at most"
-        )
+    error, bound = answers.logits_relative_error, allowed.logits_error
+    if error is not None and bound is not None and error > bound:
+        text = f"logits are off the fp32 baseline's by {error:.1%}, {bound:.0%} are expected at most"
         yield _suspect("accuracy_lost", text)
 
 

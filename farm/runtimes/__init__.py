@@ -30,6 +30,18 @@ __path__ = extend_path(__path__, __name__)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mode:
+    """A word that a runtime takes in parentheses, such as `compile(max-autotune)`."""
+
+    summary: str
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    #: Modules that must be importable, beside the runtime's own.
+    requires: tuple[str, ...] = ()
+    #: False where nothing can be kept: the model is then made anew in each measuring process.
+    is_built: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class Support:
     """What a runtime can do, known without loading it."""
 
@@ -38,6 +50,10 @@ class Support:
     devices: tuple[str, ...] = ("cpu", "cuda")
     precisions: tuple[str, ...] = ("fp32",)
     layouts: tuple[str, ...] = ("nchw",)
+    #: What may stand in parentheses, by its word.
+    modes: Mapping[str, Mode] = field(default_factory=dict)
+    #: Devices of a precision that not all of the runtime's devices have, by its name.
+    only_on: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: Modules that must be importable; they are looked for, not imported.
     requires: tuple[str, ...] = ()
     #: The same for one precision, by its name.
@@ -105,3 +121,9 @@ def support(name: str) -> Support:
 def module(name: str) -> Any:
     """The plug-in itself."""
     return plugins.load(__name__, name)
+
+
+def is_built(recipe: Recipe) -> bool:
+    """Whether the recipe's runtime has something to build and to keep."""
+    mode = None if recipe.mode is None else support(recipe.runtime).modes[recipe.mode]
+    return hasattr(module(recipe.runtime), "build") and (mode is None or mode.is_built)
