@@ -214,6 +214,7 @@ def summarize(measured: Measurement) -> dict[str, Any]:
         "peak_memory_bytes": measured.memory.peak_bytes - measured.memory.floor_bytes,
         "model_size_bytes": measured.model_size_bytes,
         "parameters": measured.parameters,
+        "macs": measured.macs,
         "accuracy": {
             "samples": answers.samples,
             "top1": None if answers.top1_correct is None else answers.top1_correct / answers.samples,
@@ -242,10 +243,22 @@ def _table(summary: dict[str, Any]) -> Table:
     costs = f"load {summary['load_s']:.2f} s, first call {_ms(summary['first_call_s'])}"
     table.add_row("cost", costs if build_s is None else f"build {build_s:.1f} s, {costs}")
     table.add_row("memory", f"{summary['peak_memory_bytes'] / 2**20:,.1f} MiB above the process's floor")
-    table.add_row("model size", f"{summary['model_size_bytes'] / 2**20:,.2f} MiB")
+    table.add_row("model size", _size(summary))
     table.add_row("accuracy", _accuracy(summary["accuracy"]))
+    if "note" in summary["evidence"]:
+        table.add_row("note", summary["evidence"]["note"])
     table.add_row("verdict", ": ".join(filter(None, [str(summary["verdict"]), "; ".join(summary["reasons"])])))
     return table
+
+
+def _size(summary: dict[str, Any]) -> str:
+    macs = "" if summary["macs"] is None else f", {summary['macs'] / 1e9:,.2f} G multiply-accumulates per image"
+    text = f"{summary['model_size_bytes'] / 2**20:,.2f} MiB, {summary['parameters'] / 1e6:,.2f} M parameters{macs}"
+    done = summary["evidence"].get("compression")
+    if done is None:
+        return text
+    before = f"{done['parameters_before'] / 1e6:,.2f} M parameters, {done['macs_before'] / 1e9:,.2f} G before"
+    return f"{text} ({before}; {done['removed_channels']:,} of {done['channels_before']:,} channels removed)"
 
 
 def _accuracy(answers: dict[str, Any]) -> str:

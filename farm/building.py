@@ -1,8 +1,9 @@
 """The build phase: everything a job needs that outlives it, made once and cached by content.
 
-Three artifacts, each in need of the one before: the weights (trained where there are real labels), the
-fp32 baseline's logits on the test part (what the accuracy pass compares with), and what the recipe's
-runtime loads (traced, compiled, exported). Asking what is missing imports no torch.
+Up to four artifacts, each in need of one before: the weights (trained where there are real labels), the
+fp32 baseline's logits on the test part (what the accuracy pass compares with), the weights that the recipe's
+compression makes of the first (pruned, distilled, fine-tuned), and what its runtime loads (traced, compiled,
+exported). Asking what is missing imports no torch.
 """
 
 from __future__ import annotations
@@ -16,12 +17,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from farm import allocator, catalogue, datasets, devices, environment, models, runtimes, training
+from farm import (
+    allocator,
+    catalogue,
+    checkpoint,
+    compression,
+    datasets,
+    devices,
+    environment,
+    models,
+    runtimes,
+    training,
+)
 from farm.artifacts import Artifact, ArtifactCache, key_of
 from farm.datasets import Split
 from farm.errors import BadInput, memory_errors
 from farm.measurement import Environment
 from farm.passes import accuracy
+from farm.recipe import DEFAULTS
 from farm.runtimes import Workload
 from farm.settings import Settings
 from farm.spec import JobSpec
@@ -31,7 +44,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WEIGHTS = "weights.safetensors"
 LOGITS = "logits.npy"
 REFERENCE_BATCH = 32
 SEED = 0
@@ -39,7 +51,18 @@ SEED = 0
 CALIBRATION_SAMPLES = 128
 
 #: Packages whose version changes what an artifact holds.
-_MAKERS = ("torch", "torchvision", "onnx", "onnxruntime", "openvino", "nncf", "tensorrt")
+_MAKERS = (
+    "torch",
+    "torchvision",
+    "torch-pruning",
+    "torchao",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "openvino",
+    "nncf",
+    "tensorrt",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +71,8 @@ class Materials:
 
     weights: Artifact
     reference: Artifact
+    #: The weights that the recipe's compression made; None without one.
+    compressed: Artifact | None
     #: None for a runtime that has nothing to build.
     artifact: Artifact | None
     workload: Workload
@@ -55,7 +80,25 @@ class Materials:
     @property
     def model_size_bytes(self) -> int:
         """Size of all files that running this recipe takes."""
-        return (self.artifact or self.weights).size_bytes
+        return (self.artifact or self.compressed or self.weights).size_bytes
+
+    @property
+    def built(self) -> tuple[Artifact, ...]:
+        """All of them."""
+        found = (self.weights, self.reference, self.compressed, self.artifact)
+        return tuple(artifact for artifact in found if artifact is not None)
+
+    @property
+    def build_s(self) -> float | None:
+        """What making the recipe's own artifacts took, whenever that was; None where it has none."""
+        own = [artifact.build_s for artifact in (self.compressed, self.artifact) if artifact is not None]
+        return sum(own) if own else None
+
+    @property
+    def cost(self) -> Mapping[str, Any]:
+        """Parameters, MACs and channels of what runs."""
+        facts: Mapping[str, Any] = (self.compressed or self.weights).facts["cost"]
+        return facts
 
     @property
     def reference_logits(self) -> np.ndarray:
@@ -86,10 +129,8 @@ def build(spec: JobSpec, settings: Settings) -> float:
     devices.open_device(spec.device_kind, here.threads)
     plan = _Plan(spec, settings, here)
     with memory_errors():
-        _, weights_s = plan.weights()
-        _, reference_s = plan.reference()
-        _, artifact_s = plan.artifact()
-    return weights_s + reference_s + artifact_s
+        made = (plan.weights(), plan.reference(), plan.compressed(), plan.artifact())
+    return sum(spent for _, spent in made)
 
 
 def materials(spec: JobSpec, settings: Settings, here: Environment) -> Materials:
@@ -102,6 +143,7 @@ def materials(spec: JobSpec, settings: Settings, here: Environment) -> Materials
     return Materials(
         weights=cache.get(plan.weights_key),
         reference=cache.get(plan.reference_key),
+        compressed=None if plan.compressed_key is None else cache.get(plan.compressed_key),
         artifact=None if plan.artifact_key is None else cache.get(plan.artifact_key),
         workload=plan.workload(),
     )
@@ -142,7 +184,8 @@ class _Plan:
 
     def needed(self) -> list[str]:
         """The keys of all artifacts the job needs."""
-        return [key for key in (self.weights_key, self.reference_key, self.artifact_key) if key is not None]
+        keys = (self.weights_key, self.reference_key, self.compressed_key, self.artifact_key)
+        return [key for key in keys if key is not None]
 
     @functools.cached_property
     def weights_key(self) -> str:
@@ -165,6 +208,24 @@ class _Plan:
         return key_of("reference", {"weights": self.weights_key, "samples": self.spec.protocol.accuracy_samples})
 
     @functools.cached_property
+    def compressed_key(self) -> str | None:
+        """Decided by the weights and the compression with its number."""
+        recipe = self.spec.recipe
+        if recipe.compression == DEFAULTS["compression"]:
+            return None
+        plugin = compression.module(recipe.compression)
+        return key_of(
+            recipe.compression,
+            {
+                "weights": self.weights_key,
+                "share": recipe.share,
+                "training": asdict(plugin.SCHEDULE) if hasattr(plugin, "SCHEDULE") else None,
+                "version": training.VERSION,
+                "packages": self._packages,
+            },
+        )
+
+    @functools.cached_property
     def artifact_key(self) -> str | None:
         """Decided by everything that changes compiled code: processor and versions too (else SIGILL elsewhere)."""
         if not runtimes.is_built(self.spec.recipe):
@@ -172,16 +233,20 @@ class _Plan:
         return key_of(
             self.spec.recipe.runtime,
             {
-                "weights": self.weights_key,
+                "weights": self.compressed_key or self.weights_key,
                 "recipe": str(self.spec.recipe.without("allocator")),
                 "batch_size": self.spec.batch_size,
                 "threads": self._threads,
                 "device": (self.here.device_model, self.here.features, self.here.driver),
                 "calibration": CALIBRATION_SAMPLES,
-                "packages": {name: self.here.packages.get(name) for name in _MAKERS},
+                "packages": self._packages,
                 "python": self.here.python,
             },
         )
+
+    @property
+    def _packages(self) -> Mapping[str, str | None]:
+        return {name: self.here.packages.get(name) for name in _MAKERS}
 
     @property
     def _threads(self) -> int:
@@ -193,7 +258,6 @@ class _Plan:
 
     def _make_weights(self, folder: Path) -> Mapping[str, Any]:
         import torch
-        from safetensors.torch import save_file
 
         found = datasets.digest(self.spec.dataset, self.settings.datasets)
         if self.spec.dataset_digest not in (None, found):
@@ -208,9 +272,9 @@ class _Plan:
         if data.labels is not None:
             log.info("training %s on %s, once: about a minute on 2 processors", self.spec.model, self.spec.dataset)
             facts = {"origin": "trained here", **self._train(model, data)}
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
-        count = sum(parameter.numel() for parameter in model.parameters())
-        return {**facts, "classes": list(data.classes), "parameters": count}
+        checkpoint.save(model, folder)
+        cost = checkpoint.cost(model, self.spec.image_size)
+        return {**facts, "classes": list(data.classes), "cost": cost}
 
     def _train(self, model: torch.nn.Module, data: Split) -> Mapping[str, Any]:
         return training.train(model, data, training.Schedule(), self.spec.device_kind)
@@ -223,7 +287,7 @@ class _Plan:
         import torch
 
         log.info("asking the fp32 baseline for its answers, once")
-        model, test = self._model(), test_part(self.spec, self.settings)
+        model, test = self._original(), test_part(self.spec, self.settings)
         starts = range(0, len(test.images), REFERENCE_BATCH)
         with torch.inference_mode():
             parts = [model(torch.from_numpy(test.images[i : i + REFERENCE_BATCH])).numpy() for i in starts]
@@ -231,6 +295,27 @@ class _Plan:
         np.save(folder / LOGITS, logits, allow_pickle=False)
         right = None if test.labels is None else int((logits.argmax(axis=1) == test.labels).sum())
         return {"samples": len(logits), "top1_correct": right}
+
+    def compressed(self) -> tuple[Artifact | None, float]:
+        """The weights that the recipe's compression makes of the first."""
+        if self.compressed_key is None:
+            return None, 0.0
+        return self.cache.ensure(self.compressed_key, self._compress)
+
+    def _compress(self, folder: Path) -> Mapping[str, Any]:
+        recipe = self.spec.recipe
+        log.info("%s of %s, once: this trains, it may take minutes", recipe.compression, self.spec.model)
+        original = self._original()
+        task = compression.Task(
+            train=datasets.load(self.spec.dataset, "train", self.spec.image_size, self.settings.datasets),
+            image_size=self.spec.image_size,
+            device=self.spec.device_kind,
+            share=recipe.share,
+        )
+        model, facts = compression.module(recipe.compression).compress(self._original(), task)
+        checkpoint.save(model, folder, original)
+        before, after = (checkpoint.cost(m, self.spec.image_size) for m in (original, model))
+        return {**facts, "cost": after, "cost_before": before}
 
     def artifact(self) -> tuple[Artifact | None, float]:
         """What the recipe's runtime loads."""
@@ -252,7 +337,7 @@ class _Plan:
             threads=self._threads,
             model=self._model,
             calibration=self._calibration,
-            weights=self.settings.artifacts / self.weights_key / WEIGHTS,
+            weights=self.settings.artifacts / (self.compressed_key or self.weights_key) / checkpoint.WEIGHTS,
         )
 
     def _calibration(self) -> np.ndarray:
@@ -263,10 +348,15 @@ class _Plan:
         return accuracy.filled(train.images[np.sort(chosen)], count)
 
     def _model(self) -> torch.nn.Module:
-        """The fp32 model with its weights, on the CPU, in evaluation mode."""
-        from safetensors.torch import load_file
+        """The fp32 model that the recipe's runtime gets, on the CPU, in evaluation mode."""
+        compressed, _ = self.compressed()
+        return self._original() if compressed is None else self._filled(compressed)
 
+    def _original(self) -> torch.nn.Module:
+        """The same without the recipe's compression."""
+        return self._filled(self.weights()[0])
+
+    def _filled(self, made: Artifact) -> torch.nn.Module:
         weights, _ = self.weights()
         model: torch.nn.Module = models.create(self.spec.model, len(weights.facts["classes"]))
-        model.load_state_dict(load_file(weights.folder / WEIGHTS))
-        return model.eval()
+        return checkpoint.restore(model, made.folder)

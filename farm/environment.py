@@ -21,9 +21,12 @@ PACKAGES = {
     "torchvision": ("torchvision",),
     "numpy": ("numpy",),
     "onnx": ("onnx",),
+    "onnxscript": ("onnxscript",),
     "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
     "openvino": ("openvino",),
     "nncf": ("nncf",),
+    "torchao": ("torchao",),
+    "torch-pruning": ("torch-pruning",),
     "tensorrt": ("tensorrt",),
 }
 

@@ -162,6 +162,8 @@ class Measurement(Value):
     #: All files together.
     model_size_bytes: int
     parameters: int
+    #: Multiply-accumulates of one image; None where they were not counted.
+    macs: int | None = None
     #: Proof that the recipe really ran, as its runtime observed it.
     evidence: dict[str, Any]
     #: Why a metric is empty, by its name.

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -135,10 +136,11 @@ def _measured(spec: JobSpec, settings: Settings, build_spent_s: float) -> Measur
         warmup_s=timed.warmup_s,
         warmup_steady=timed.warmup_steady,
         load_s=load_s,
-        build_s=None if made.artifact is None else made.artifact.build_s,
+        build_s=made.build_s,
         build_spent_s=build_spent_s,
         model_size_bytes=made.model_size_bytes,
-        parameters=made.weights.facts["parameters"],
+        parameters=made.cost["parameters"],
+        macs=made.cost["macs"],
         evidence={**_provenance(made, spec, device), **evidence},
         missing=memory.missing | _unobserved(test, spec) | _untold(others),
     )
@@ -160,9 +162,11 @@ def _provenance(made: building.Materials, spec: JobSpec, device: devices.Device)
     if spec.recipe.allocator == "jemalloc" or allocator.in_use() != "glibc":
         asked = "jemalloc" if spec.recipe.allocator == "jemalloc" else "glibc"
         known |= {"allocator_asked": asked, "allocator": allocator.in_use()}
-    for artifact in (made.weights, made.reference, made.artifact):
-        if artifact is not None and "rebuilt_because" in artifact.facts:
+    for artifact in made.built:
+        if "rebuilt_because" in artifact.facts:
             known["rebuilt_because"] = artifact.facts["rebuilt_because"]
+    if made.compressed is not None:
+        known["compression"] = _compressed(made.compressed.facts)
     if made.artifact is not None:
         known["build"] = dict(made.artifact.facts)
         if "graph_breaks" in made.artifact.facts:
@@ -170,6 +174,21 @@ def _provenance(made: building.Materials, spec: JobSpec, device: devices.Device)
     if spec.recipe.precision == "amp":
         known["amp"] = device.amp_evidence()
     return known
+
+
+def _compressed(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a compression did, and what it left of the model."""
+    before, after = facts["cost_before"], facts["cost"]
+    others = {name: fact for name, fact in facts.items() if name not in ("cost", "cost_before")}
+    return {
+        **others,
+        "parameters": after["parameters"],
+        "parameters_before": before["parameters"],
+        "macs": after["macs"],
+        "macs_before": before["macs"],
+        "removed_channels": before["channels"] - after["channels"],
+        "channels_before": before["channels"],
+    }
 
 
 def _untold(others: Contention | None) -> dict[str, str]:

@@ -1,11 +1,11 @@
-"""Trains a model on a dataset with real labels, from a fixed seed: the weights that every recipe then runs."""
+"""Trains a model on a dataset, from a fixed seed: what every recipe runs, and what compressions make of it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 #: Changes when training itself changes, so that weights from before are not taken for new ones.
 VERSION = 1
 
+#: The loss of a batch, from the model's logits, the images, and the labels where there are real ones.
+Loss: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
@@ -29,10 +32,22 @@ class Schedule:
     #: Training stops here however large the dataset is.
     max_steps: int = 400
     seed: int = 0
+    #: bfloat16 where the processor has it.
+    autocast: bool = True
 
 
-def train(model: torch.nn.Module, data: Split, schedule: Schedule, device: str = "cpu") -> Mapping[str, Any]:
-    """Trains the model in place: AdamW, one-cycle learning rate, bfloat16 where the processor has it.
+def to_labels(logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+    """Cross-entropy with the real labels, smoothed."""
+    import torch
+
+    assert labels is not None
+    return torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.05)
+
+
+def train(
+    model: torch.nn.Module, data: Split, schedule: Schedule, device: str = "cpu", loss_of: Loss = to_labels
+) -> Mapping[str, Any]:
+    """Trains the model in place: AdamW, one-cycle learning rate.
 
     Returns:
         Facts about the training: steps, the last epoch's mean loss, samples.
@@ -46,8 +61,8 @@ def train(model: torch.nn.Module, data: Split, schedule: Schedule, device: str =
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, schedule.max_learning_rate, total_steps=steps + 1)
     losses = []
     for images, labels in _batches(data, schedule, steps, device):
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cpu" and has_bf16()):
-            loss = torch.nn.functional.cross_entropy(model(images), labels, label_smoothing=0.05)
+        with torch.autocast(device, torch.bfloat16, enabled=schedule.autocast and device == "cpu" and has_bf16()):
+            loss = loss_of(model(images), images, labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -59,11 +74,10 @@ def train(model: torch.nn.Module, data: Split, schedule: Schedule, device: str =
 
 def _batches(
     data: Split, schedule: Schedule, steps: int, device: str
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
     """Shuffled batches, epoch after epoch, all of the same size."""
     import torch
 
-    assert data.labels is not None
     order = np.random.default_rng(schedule.seed)
     size = min(schedule.batch_size, len(data.images))
     queue = np.array([], dtype=np.int64)
@@ -72,4 +86,4 @@ def _batches(
             queue = np.concatenate([queue, order.permutation(len(data.images))])
         chosen, queue = queue[:size], queue[size:]
         images = torch.from_numpy(data.images[chosen]).to(device, memory_format=torch.channels_last)
-        yield images, torch.from_numpy(data.labels[chosen]).to(device)
+        yield images, None if data.labels is None else torch.from_numpy(data.labels[chosen]).to(device)

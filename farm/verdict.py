@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
@@ -84,6 +85,21 @@ def fallback(measurement: Measurement) -> Iterator[Reason]:
             yield _invalid("fallback", f"asked for {what} {asked}, ran with {found}")
     if evidence.get("compiled") is False:
         yield _invalid("fallback", "the graph was not compiled")
+    yield from _uncompressed(evidence.get("compression"))
+
+
+def _uncompressed(found: Mapping[str, Any] | None) -> Iterator[Reason]:
+    if found is None:
+        return
+    after, before = found["parameters"], found["parameters_before"]
+    if found.get("rounded_tensors") == 0:
+        yield _invalid("fallback", "nothing was rounded to 8 bits in fine-tuning")
+    elif "rounded_tensors" not in found and not (found["removed_channels"] and after < before):
+        yield _invalid("fallback", f"no channels were removed: {after:,} parameters of {before:,} are left")
+    elif after > found.get("parameters_allowed", after):
+        yield _invalid(
+            "fallback", f"the student has {after:,} parameters, {found['parameters_allowed']:,} allowed"
+        )
 
 
 def partial_fallback(measurement: Measurement) -> Iterator[Reason]:

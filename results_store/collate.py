@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from statistics import median
 from types import ModuleType
+from typing import Any
 
 from farm import plugins, statistics
 from farm.errors import BadInput
@@ -82,6 +83,9 @@ class Figures:
     logits_relative_error: float | None
     model_size_bytes: int
     parameters: int
+    macs: int | None
+    #: Proof that the recipe ran, of the last repeat.
+    evidence: dict[str, Any]
     environment: Environment
     #: When the last repeat was started, seconds since the epoch.
     measured_at: float
@@ -262,6 +266,8 @@ def _figures(results: list[JobResult]) -> Figures:
         logits_relative_error=_median(m.accuracy.logits_relative_error for m in found),
         model_size_bytes=latest.model_size_bytes,
         parameters=latest.parameters,
+        macs=latest.macs,
+        evidence=latest.evidence,
         environment=latest.environment,
         measured_at=latest.started_at,
         missing={name: why for m in found for name, why in m.missing.items()},

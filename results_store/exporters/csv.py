@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import tempfile
@@ -139,6 +140,8 @@ COLUMNS: Mapping[str, Callable[[Row], _Cell]] = {
     "vram_allocator_mb": _measured(lambda f: f.vram_allocator_bytes, 1 / _MIB),
     "page_faults_per_call": _measured(lambda f: f.page_faults_per_call),
     "parameters": _measured(lambda f: f.parameters),
+    "macs": _measured(lambda f: f.macs),
+    "note": _measured(lambda f: f.evidence.get("note")),
     "model": lambda row: row.cell.model,
     "dataset": lambda row: row.cell.dataset,
     "image_size": lambda row: row.cell.image_size,
@@ -160,4 +163,5 @@ COLUMNS: Mapping[str, Callable[[Row], _Cell]] = {
     "job_id": lambda row: row.job_id,
     "run_id": lambda row: row.run_id,
     "measured_at": _measured(_when),
+    "evidence": _measured(lambda f: json.dumps(f.evidence, sort_keys=True)),
 }
