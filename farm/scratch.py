@@ -34,10 +34,11 @@ def folder(settings: Settings) -> Iterator[Path]:
 
 
 def environment(settings: Settings, temporary: Path) -> dict[str, str]:
-    """This process's variables for a child with that folder; builds share Inductor's cache all the same."""
+    """This process's variables for a child with that folder; builds share what compilers cached all the same."""
     return {
         # Overridden by the user's own.
         "TORCHINDUCTOR_CACHE_DIR": str(settings.data_dir.resolve() / "inductor"),
+        "TORCH_EXTENSIONS_DIR": str(settings.data_dir.resolve() / "extensions"),
         **os.environ,
         **settings.variables(),
         "TMPDIR": str(temporary),

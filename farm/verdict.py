@@ -14,9 +14,12 @@ from farm.measurement import Measurement
 
 #: An interval so many times wider than its target makes a figure worthless.
 _BY_FAR = 5.0
-#: Page faults per call must differ between halves by more than both: the number, and the share of the larger.
+#: Page faults per call must differ between halves by more than both: the number, and the share of the larger …
 _FAULTS_APART = 20.0
 _FAULTS_SHARE = 0.2
+#: … and weigh something: at this price each (a generous one) by more than this share of the interval's target.
+_FAULT_S = 2e-6
+_FAULTS_WEIGHT = 0.5
 
 
 #: So many of an 8-bit recipe's convolutions may stay as they were: the first and the last often do.
@@ -156,7 +159,11 @@ def drift(measurement: Measurement) -> Iterator[Reason]:
 def unsettled_heap(measurement: Measurement) -> Iterator[Reason]:
     """Page faults per call changed within the window: the heap was still growing or shrinking."""
     first, second = measurement.usage.faults_by_half
-    if abs(first - second) > max(_FAULTS_APART, _FAULTS_SHARE * max(first, second)):
+    apart, samples = abs(first - second), measurement.samples.device_ns
+    if not samples or apart <= max(_FAULTS_APART, _FAULTS_SHARE * max(first, second)):
+        return
+    call_s = float(np.median(samples)) / 1e9
+    if apart * _FAULT_S > _FAULTS_WEIGHT * measurement.spec.protocol.target_half_width * call_s:
         yield _suspect("unstable", f"page faults per call went from {first:.0f} to {second:.0f}")
 
 

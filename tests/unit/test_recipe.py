@@ -28,9 +28,31 @@ def test_a_parameter_is_part_of_the_recipe() -> None:
     assert parse("pruning(0.3)", axes) != parse("pruning(0.4)", axes)
 
 
+def test_what_a_choice_takes_in_parentheses_has_a_default_and_a_range() -> None:
+    assert str(parse_recipe("pruning")) == "pruning(0.3)"
+    assert parse_recipe("pruning") == parse_recipe("pruning(0.30)") != parse_recipe("pruning(0.5)")
+    assert parse_recipe("pruning(0.5)").share == 0.5
+    assert parse_recipe("compile(max-autotune)").mode == "max-autotune"
+    assert parse_recipe("compile").mode is None
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
+        ("pruning(0)", ["a number from 0.05 to 0.9", "such as pruning(0.3)"]),
+        ("pruning(1.5)", ["a number from 0.05 to 0.9"]),
+        ("pruning(much)", ["a number from 0.05 to 0.9"]),
+        ("qat(0.3)+int8_static+openvino", ["takes nothing in parentheses. Write qat."]),
+        ("channels_last(2)", ["takes nothing in parentheses. Write channels_last."]),
+        ("torchscript(fast)", ["takes nothing in parentheses. Write torchscript."]),
+        (
+            "compile(max-autotun)",
+            ["Did you mean compile(max-autotune)?", "Possible: compile, compile(max-autotune)"],
+        ),
+        ("qat", ["qat does not go with fp32", "qat+int8_static+compile"]),
+        ("qat+amp+onnxruntime", ["amp", "qat+int8_static+onnxruntime"]),
+        ("int8_static+compile(reduce-overhead)", ["no device has all of it", "int8_static+compile"]),
+        ("pruning+distillation", ["both choices of compression", "pruning(0.3) or distillation(0.5)"]),
         ("chanels_last", ["Did you mean 'channels_last'", "onnxruntime"]),
         ("torchscript+compile", ["both choices of runtime", "Nearest possible: torchscript or compile"]),
         ("channels_last+amp+onnxruntime", ["fixed dtypes", "channels_last+onnxruntime or channels_last+amp"]),

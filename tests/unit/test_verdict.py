@@ -30,6 +30,12 @@ def stepped(by: float) -> Samples:
     )
 
 
+def compressed(**fields: int) -> dict[str, Any]:
+    """The evidence of a compression that left 3 of 7 million parameters."""
+    given = {"parameters": 3_000_000, "parameters_before": 7_000_000, "removed_channels": 300}
+    return {"evidence": {"compression": {**given, **fields}}}
+
+
 TRIPS: dict[str, tuple[dict[str, Any], str, Level]] = {
     "another provider": ({"evidence": {"provider_asked": "CUDA", "provider": "CPU"}}, "fallback", Level.INVALID),
     "another dtype": ({"evidence": {"dtype_asked": "bfloat16", "dtype": "float32"}}, "fallback", Level.INVALID),
@@ -52,6 +58,17 @@ TRIPS: dict[str, tuple[dict[str, Any], str, Level]] = {
     ),
     "graph breaks": ({"evidence": {"graph_breaks": 2}}, "fallback", Level.SUSPECT),
     "nodes elsewhere": ({"evidence": {"nodes_elsewhere": 3}}, "fallback", Level.SUSPECT),
+    "nothing pruned": (
+        compressed(removed_channels=0, parameters=7_000_000),
+        "fallback",
+        Level.INVALID,
+    ),
+    "a student too large": (compressed(parameters_allowed=2_999_999), "fallback", Level.INVALID),
+    "nothing rounded": (
+        compressed(removed_channels=0, parameters=7_000_000, rounded_tensors=0),
+        "fallback",
+        Level.INVALID,
+    ),
     "under the minimum": ({"samples": factories.samples(calls=10)}, "too_few_samples", Level.INVALID),
     "no samples": ({"samples": Samples()}, "too_few_samples", Level.INVALID),
     "wide interval": ({"samples": noisy(0.2)}, "unstable", Level.SUSPECT),
@@ -107,6 +124,14 @@ PASSES: dict[str, dict[str, Any]] = {
     "just enough calls": {"samples": factories.samples(calls=11)},
     "small spread": {"samples": noisy(0.05)},
     "small drift": {"samples": stepped(0.03)},
+    "pruned": compressed(),
+    "a student": compressed(parameters_allowed=3_000_000),
+    "rounded": compressed(removed_channels=0, parameters=7_000_000, rounded_tensors=180),
+    "a compression may cost more": {
+        "spec": factories.spec(recipe="pruning+int8_static+onnxruntime"),
+        "accuracy": factories.accuracy(top1_correct=820, agreeing=800, logits_relative_error=0.9),
+    },
+    "faults that weigh nothing": {"usage": with_faults(40.0, 0.0)},
     "a few faults": {"usage": with_faults(15.0, 0.0)},
     "many but steady faults": {"usage": with_faults(9000.0, 8500.0)},
     "a quiet neighbour": {"contention": factories.contention(others_s=0.3)},
