@@ -1,134 +1,158 @@
 """Does the farm's latency agree with an independent loop? Measured with both alive at once, in turns.
 
 Two processes hold the same model. One times a window with the farm's own stopwatch, the other with a bare
-loop around `model(x)`; windows of 100 to 250 ms alternate in an order drawn at random, so that what the
-machine does meanwhile falls on both alike. The figure is the median of the paired ratios of the windows'
-medians, with its interval; it should be within 3 % of 1. Two fresh processes differ by a percent or two however
-they measure (where their memory happens to lie), so several pairs of processes are taken.
+loop around the library's own call, over the same artifact; windows alternate in an order drawn at random. The
+figure is the median of the paired ratios of the windows' medians, with its interval, for each runtime; it should
+be within 3 % of 1. Two fresh processes differ by a percent or two however they measure (where their memory
+happens to lie), so several pairs of processes are taken.
 
     python -m benchmarks.latency_agreement --windows 120 --processes 8 --batch-size 8
+    python -m benchmarks.latency_agreement --recipes baseline,compile,onnxruntime,openvino --processes 4
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import random
+import sys
 import time
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from benchmarks import alternating
 from farm.spec import JobSpec, Protocol, job
 
 GOAL = 0.03
-WINDOW_S = 0.17
-
-
-def farm_window(spec: JobSpec) -> Callable[[], list[int]]:
-    """The farm's way: its session, its stopwatch."""
-    from farm import building, devices, measuring, runtimes
-    from farm.passes import latency
-    from farm.settings import load
-
-    settings = load()
-    here = building.environment_of(spec, settings)
-    device = devices.open_device(spec.device_kind, here.threads)
-    made = building.materials(spec, settings, here)
-    session = runtimes.module(spec.recipe.runtime).load(made.workload, made.artifact and made.artifact.folder)
-    inputs = measuring.distinct_inputs(building.test_part(spec, settings), spec)
-    watch, _ = latency.stopwatches(session, device, inputs)
-    return lambda: watch.window(lambda samples, seconds: seconds >= WINDOW_S and len(samples) >= 3).samples_ns
 
 
 def bare_window(spec: JobSpec) -> Callable[[], list[int]]:
-    """Nothing of the farm but weights and images (what is in them decides speed too): torch, and a loop."""
+    """Nothing of the farm but weights, artifact and images (what is in them decides speed too)."""
     import torch
 
     from farm import building, measuring
     from farm.settings import load
 
     settings = load()
-    model = building.materials(spec, settings, building.environment_of(spec, settings)).workload.model()
-    layout = torch.channels_last if spec.recipe.layout == "channels_last" else torch.contiguous_format
-    model = model.to(memory_format=layout)
-    batches = measuring.distinct_inputs(building.test_part(spec, settings), spec)
-    images = torch.tensor(batches[0]).to(memory_format=layout)
+    made = building.materials(spec, settings, building.environment_of(spec, settings))
+    images = measuring.distinct_inputs(building.test_part(spec, settings), spec)[0]
+    call = BARE[spec.recipe.runtime](made, images, spec)
 
     def window() -> list[int]:
         samples: list[int] = []
-        end = time.perf_counter() + WINDOW_S
+        end = time.perf_counter() + alternating.WINDOW_S
         with torch.inference_mode():
-            while time.perf_counter() < end or len(samples) < 3:
+            while time.perf_counter() < end or len(samples) < alternating.CALLS:
                 before = time.perf_counter_ns()
-                model(images)
+                call()
                 samples.append(time.perf_counter_ns() - before)
         return samples
 
     return window
 
 
-def serve(make: Callable[[JobSpec], Callable[[], list[int]]], spec: JobSpec, pipe: Connection) -> None:
-    """Measures a window whenever it is asked to; in between the process sleeps on its pipe."""
-    from farm import allocator
+def _tensor(images: np.ndarray, spec: JobSpec) -> Any:
+    import torch
 
-    allocator.apply(spec.recipe.allocator)
-    window = make(spec)
-    window()
-    pipe.send("ready")
-    while pipe.recv() == "go":
-        pipe.send(float(np.median(window())))
+    layout = torch.channels_last if spec.recipe.layout == "channels_last" else torch.contiguous_format
+    return torch.tensor(images).to(memory_format=layout)
 
 
-def paired_ratios(spec: JobSpec, windows: int, seed: int) -> list[float]:
-    """Farm ÷ bare loop, for each pair of windows."""
-    context = multiprocessing.get_context("spawn")
-    pipes: list[Any] = []
-    for make in (farm_window, bare_window):
-        ours, theirs = context.Pipe()
-        context.Process(target=serve, args=(make, spec, theirs), daemon=True).start()
-        assert ours.recv() == "ready"
-        pipes.append(ours)
-    order, ratios = random.Random(seed), []
-    for _ in range(windows):
-        medians = [0.0, 0.0]
-        for which in order.sample((0, 1), 2):
-            pipes[which].send("go")
-            medians[which] = pipes[which].recv()
-        ratios.append(medians[0] / medians[1])
-    for pipe in pipes:
-        pipe.send("stop")
-    return ratios
+def _eager(made: Any, images: np.ndarray, spec: JobSpec) -> Callable[[], Any]:
+    batch = _tensor(images, spec)
+    model = made.workload.model()
+    if spec.recipe.layout == "channels_last":
+        import torch
+
+        model = model.to(memory_format=torch.channels_last)
+    return lambda: model(batch)
+
+
+def _torchscript(made: Any, images: np.ndarray, spec: JobSpec) -> Callable[[], Any]:
+    import torch
+
+    batch = _tensor(images, spec)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # its deprecation is known
+        model = torch.jit.load(str(made.artifact.folder / "model.pt"))
+    return lambda: model(batch)
+
+
+def _compile(made: Any, images: np.ndarray, spec: JobSpec) -> Callable[[], Any]:
+    import torch._inductor
+
+    batch = _tensor(images, spec)
+    model = torch._inductor.aoti_load_package(str(made.artifact.folder / "model.pt2"))
+    return lambda: model(batch)
+
+
+def _onnxruntime(made: Any, images: np.ndarray, spec: JobSpec) -> Callable[[], Any]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    # Else its threads take the processors from the other process.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    file = str(made.artifact.folder / "model.onnx")
+    model = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return lambda: model.run(None, {"images": images})
+
+
+def _openvino(made: Any, images: np.ndarray, spec: JobSpec) -> Callable[[], Any]:
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    import openvino
+
+    hint = {"fp32": "f32", "int8_static": "f32", "bf16": "bf16"}[spec.recipe.precision]
+    model = openvino.Core().compile_model(
+        made.artifact.folder / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": hint}
+    )
+    request = model.create_infer_request()
+    batch = openvino.Tensor(images, shared_memory=True)
+    return lambda: request.infer([batch], share_outputs=True)
+
+
+BARE: Mapping[str, Callable[[Any, np.ndarray, JobSpec], Callable[[], Any]]] = {
+    "eager": _eager,
+    "torchscript": _torchscript,
+    "compile": _compile,
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+}
+
+
+def agreement(spec: JobSpec, windows: int, processes: int) -> dict[str, Any]:
+    """Farm ÷ bare loop for one spec, over this many pairs of windows and of processes."""
+    pair = [(alternating.farm_window, spec), (bare_window, spec)]
+    by_processes = [alternating.rounds(pair, -(-windows // processes), seed) for seed in range(processes)]
+    ratios = [medians[:, 0] / medians[:, 1] for medians in by_processes]
+    median, low, high = alternating.interval(np.concatenate(ratios))
+    print(f"{spec.variant}, batch {spec.batch_size}, {spec.image_size} pixels, {windows} pairs of windows")
+    print("  median of each pair of processes:", ", ".join(f"{np.median(pair):.4f}" for pair in ratios))
+    print(f"  farm / bare loop: {median:.4f}, 95 % interval {low:.4f} to {high:.4f}, goal 1 ± {GOAL}", flush=True)
+    return {"ratio": median, "interval": [low, high], "pairs": windows, "reached": abs(median - 1) <= GOAL}
 
 
 def main() -> None:
-    """Builds what is missing, measures, and prints the figure last."""
+    """Builds what is missing, measures, and prints the figures last."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     arguments.add_argument("--windows", type=int, default=120, help="of each kind, over all processes")
     arguments.add_argument("--processes", type=int, default=8, help="pairs of fresh processes")
     arguments.add_argument("--batch-size", type=int, default=8)
-    arguments.add_argument("--recipe", default="baseline", choices=["baseline", "channels_last"])
+    arguments.add_argument("--recipes", default="baseline", help="joined by commas")
     arguments.add_argument("--model", default="densenet121")
+    arguments.add_argument("--dataset", default="digits")
     given = arguments.parse_args()
     from farm.measuring import measure
 
-    protocol = Protocol(name="once", warmup_max_s=0.1, min_s=0.1, max_s=0.2)
-    spec = job(model=given.model, recipe=given.recipe, batch_size=given.batch_size, protocol=protocol)
-    measure(spec)
-    windows = -(-given.windows // given.processes)
-    by_processes = [paired_ratios(spec, windows, seed) for seed in range(given.processes)]
-    ratios = np.array(by_processes).ravel()
-    draws = np.random.default_rng(0).choice(ratios, size=(2000, len(ratios)))
-    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
-    median = float(np.median(ratios))
-    print(f"{len(ratios)} pairs of windows, {spec.variant}, batch {spec.batch_size}, {spec.image_size} pixels")
-    print("median of each pair of processes:", ", ".join(f"{np.median(pair):.4f}" for pair in by_processes))
-    print(f"farm / bare loop: {median:.4f}, 95 % interval {low:.4f} to {high:.4f}, goal 1 ± {GOAL}")
-    figure = {"ratio": median, "interval": [low, high], "pairs": len(ratios), "goal": GOAL}
-    print(json.dumps({**figure, "reached": abs(median - 1) <= GOAL}))
+    protocol = Protocol(name="once", warmup_max_s=0.1, min_s=0.1, max_s=0.2, accuracy_samples=64)
+    shared = {"model": given.model, "dataset": given.dataset, "batch_size": given.batch_size, "protocol": protocol}
+    figures = {}
+    for recipe in given.recipes.split(","):
+        spec = job(recipe=recipe, **shared)
+        measure(spec)
+        figures[recipe] = agreement(spec, given.windows, given.processes)
+    print(json.dumps({"goal": GOAL, "agreement": figures, "reached": all(f["reached"] for f in figures.values())}))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,78 @@
+"""Several measured things alive at once, each in a process of its own, timed in short windows that take turns.
+
+What the machine does meanwhile falls on all of them alike, so ratios of windows of one round can be trusted where
+times cannot. Who waits sleeps on its pipe.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from farm.spec import JobSpec
+
+#: At least so long, and so many calls.
+WINDOW_S = 0.17
+CALLS = 3
+
+#: Loads what a spec asks for and returns what times one window, in nanoseconds per call.
+Maker: TypeAlias = Callable[[JobSpec], Callable[[], list[int]]]
+
+
+def farm_window(spec: JobSpec) -> Callable[[], list[int]]:
+    """The farm's way: its session, its stopwatch."""
+    from farm import building, devices, measuring, runtimes
+    from farm.passes import latency
+    from farm.settings import load
+
+    settings = load()
+    here = building.environment_of(spec, settings)
+    device = devices.open_device(spec.device_kind, here.threads)
+    made = building.materials(spec, settings, here)
+    session = runtimes.module(spec.recipe.runtime).load(made.workload, made.artifact and made.artifact.folder)
+    inputs = measuring.distinct_inputs(building.test_part(spec, settings), spec)
+    watch, _ = latency.stopwatches(session, device, inputs)
+    return lambda: watch.window(lambda samples, seconds: seconds >= WINDOW_S and len(samples) >= CALLS).samples_ns
+
+
+def rounds(pairs: Sequence[tuple[Maker, JobSpec]], count: int, seed: int) -> np.ndarray:
+    """Medians of the windows in nanoseconds, (rounds, pairs); the order within a round is drawn anew each time."""
+    context = multiprocessing.get_context("spawn")
+    pipes: list[Any] = []
+    for make, spec in pairs:
+        ours, theirs = context.Pipe()
+        context.Process(target=_serve, args=(make, spec, theirs), daemon=True).start()
+        assert ours.recv() == "ready"
+        pipes.append(ours)
+    order, medians = random.Random(seed), np.zeros((count, len(pairs)))
+    for number in range(count):
+        for which in order.sample(range(len(pairs)), len(pairs)):
+            pipes[which].send("go")
+            medians[number, which] = pipes[which].recv()
+    for pipe in pipes:
+        pipe.send("stop")
+    return medians
+
+
+def interval(ratios: np.ndarray) -> tuple[float, float, float]:
+    """The median of the ratios, and its 95 % interval by bootstrap."""
+    draws = np.random.default_rng(0).choice(ratios, size=(2000, len(ratios)))
+    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
+    return float(np.median(ratios)), float(low), float(high)
+
+
+def _serve(make: Maker, spec: JobSpec, pipe: Connection) -> None:
+    """Measures a window whenever it is asked to."""
+    from farm import allocator
+
+    allocator.apply(spec.recipe.allocator)
+    window = make(spec)
+    window()
+    pipe.send("ready")
+    while pipe.recv() == "go":
+        pipe.send(float(np.median(window())))
