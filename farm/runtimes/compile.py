@@ -6,6 +6,7 @@ Source of the method: https://docs.pytorch.org/docs/stable/torch.compiler_aot_in
 from __future__ import annotations
 
 import re
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
@@ -51,7 +52,9 @@ def build(workload: Workload, folder: Path) -> Mapping[str, Any]:
     import torch._inductor
 
     _require_compiler()
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # Of the compiler's own code.
+        warnings.filterwarnings("ignore", "To copy construct from a tensor", UserWarning)
         program, facts = _exported(workload)
         path = torch._inductor.aoti_compile_and_package(
             program, package_path=str(folder / FILE), inductor_configs=_options(workload)
@@ -101,6 +104,7 @@ def _quantized(workload: Workload) -> tuple[Any, dict[str, Any]]:
 
     example = torch_session.example(workload)
     graph = torch.export.export(torch_session.prepared(workload), (example,)).module()
+    _tell_calls_apart(graph)
     quantizer = inductor.X86InductorQuantizer()
     quantizer.set_global(inductor.get_default_x86_inductor_quantization_config())
     observed = prepare_pt2e(graph, quantizer)
@@ -109,6 +113,22 @@ def _quantized(workload: Workload) -> tuple[Any, dict[str, Any]]:
         observed(torch_session.to_device(workload, torch.from_numpy(images[start : start + size])))
     program = torch.export.export(convert_pt2e(observed), (example,))
     return program, {"calibration_samples": len(images)}
+
+
+def _tell_calls_apart(graph: Any) -> None:
+    """Gives each call of a module that is called more than once (ResNet's ReLU) a path of its own.
+
+    torchao's quantizer takes nodes of one path for one call, and refuses those with several outputs.
+    """
+    calls: Counter[Any] = Counter()
+    for node in graph.graph.nodes:
+        stack = dict(node.meta.get("nn_module_stack") or {})
+        if node.op == "call_function" and stack:
+            last = list(stack)[-1]
+            path, kind = stack[last]
+            calls[path, node.target] += 1
+            if calls[path, node.target] > 1:
+                node.meta["nn_module_stack"] = stack | {last: (f"{path}@{calls[path, node.target]}", kind)}
 
 
 def _compiled(package: Path) -> dict[str, Any]:
