@@ -206,6 +206,11 @@ class _Plan:
                 f"Dataset {self.spec.dataset!r} here is not the one that was submitted: its files differ. "
                 f"Copy it again, or submit the matrix anew."
             )
+        if self.spec.model_digest not in (None, models.digest(self.spec.model)):
+            raise BadInput(
+                f"The model {self.spec.model!r} here is not the one that was submitted: its package has another "
+                f"version or source. Install the same on every host, or submit the matrix anew."
+            )
         model, classes, facts = self._trained() if self.spec.weights is None else self._given(self.spec.weights)
         # Cloned: parameters that a model uses twice are one tensor, which the file does not take.
         state = {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}

@@ -68,7 +68,8 @@ BatchSize = Annotated[int, Field(ge=1, le=MAX_BATCH_SIZE)]
 ImageSize = Annotated[int, Field(ge=32, le=2048)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 #: Left out of what is written down where there are none, so that what was measured before keeps its key.
-Weights = Annotated[str | None, BeforeValidator(weights.check), Field(exclude_if=lambda value: value is None)]
+_Unwritten = Field(exclude_if=lambda value: value is None)
+Weights = Annotated[str | None, BeforeValidator(weights.check), _Unwritten]
 
 
 class Protocol(Value):
@@ -197,6 +198,8 @@ class Cell(Value):
     dataset_digest: str | None = None
     #: `pretrained` or `sha256:…`; None is trained here or, where there are no labels, random from a fixed seed.
     weights: Weights = None
+    #: Digest of a model of an installed package, where the submitter has it.
+    model_digest: Annotated[str | None, _Unwritten] = None
     protocol: Protocol
 
     @property
@@ -244,6 +247,8 @@ class Matrix(Value):
     threads: Threads | None = None
     #: As in `Cell`.
     weights: Weights = None
+    #: By the model's name.
+    model_digests: Annotated[dict[str, str] | None, _Unwritten] = None
     protocol: Protocol
     repeats: int = Field(ge=1, le=1000)
     #: Seed of the order in which cells are measured.
@@ -309,7 +314,14 @@ class Matrix(Value):
             "protocol": self.protocol,
         }
         cells = [
-            Cell(model=model, device=device, batch_size=batch, recipe=recipe, **shared)
+            Cell(
+                model=model,
+                device=device,
+                batch_size=batch,
+                recipe=recipe,
+                model_digest=(self.model_digests or {}).get(model),
+                **shared,
+            )
             for model, device, batch, recipe in product
         ]
         return list(dict.fromkeys(cells))

@@ -137,6 +137,7 @@ def submit_matrix(
         settings = load()
         submit.check_writable(output_dir or conduct.RESULTS)
         asked = submit.with_digest(asked, settings.datasets, must_exist=local)
+        asked = submit.with_model_digests(asked)
         file = request.weights_file(flags, matrix)
         submit.check_weights(asked, settings, must_exist=local and file is None)
         code = _submitted(

@@ -98,7 +98,10 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def _merged(flags: Mapping[str, Any], file: Path | None) -> dict[str, Any]:
-    return {**(read_file(file) if file else {}), **_given(flags)}
+    written, said = read_file(file) if file else {}, _given(flags)
+    if "weights" in said:
+        written.pop("sha256", None)  # it was that of the file's weights
+    return {**written, **said}
 
 
 def _samples(asked: int | str | None) -> list[str]:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from farm import datasets, queue, weights
+from farm import datasets, models, queue, weights
 from farm.errors import BadInput, Unreachable
 from farm.settings import Settings
 from farm.spec import Matrix, Protocol
@@ -42,6 +42,12 @@ def with_digest(matrix: Matrix, root: Path, *, must_exist: bool) -> Matrix:
     for part in ("train", "test") if matrix.weights is None else ("test",):
         datasets.load(matrix.dataset, part, matrix.image_size, root)
     return matrix.model_copy(update={"dataset_digest": datasets.digest(matrix.dataset, root)})
+
+
+def with_model_digests(matrix: Matrix) -> Matrix:
+    """The matrix with the digests of its models that come with installed packages."""
+    digests = {name: found for name in matrix.models if (found := models.digest(name)) is not None}
+    return matrix.model_copy(update={"model_digests": digests}) if digests else matrix
 
 
 def check_weights(matrix: Matrix, settings: Settings, *, must_exist: bool) -> None:

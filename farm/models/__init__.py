@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -134,6 +135,13 @@ def fingerprint(name: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = module.fingerprint(name)
         return found
     return {"source": hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()}
+
+
+def digest(name: str) -> str | None:
+    """What tells apart two states of a model of an installed package; None for one of the farm's own environment."""
+    if _module(check_name(name)) is not None:
+        return None
+    return hashlib.sha256(json.dumps(fingerprint(name), sort_keys=True).encode()).hexdigest()
 
 
 def require_pretrained(name: str) -> None:

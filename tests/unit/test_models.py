@@ -15,6 +15,8 @@ from farm import models, weights
 from farm.errors import BadInput, BrokenPlugin
 from farm.models import _installed, torchvision_zoo
 from farm.spec import job
+from producer import submit
+from tests import factories
 
 ROOT = Path(__file__).resolve().parents[2]
 #: They compute with values while they are made, which the meta device has not.
@@ -134,6 +136,18 @@ def test_a_model_of_an_installed_package_is_found_without_importing_it(install: 
     model = models.create("theirs_linear", 4, 32)
     models.try_out("theirs_linear", model, 4, 32)
     assert not model.training
+
+
+def test_the_digest_of_an_installed_model_goes_into_the_matrix_and_its_keys(install: Install) -> None:
+    source = install("theirs_linear")
+    matrix = factories.matrix(models=("theirs_linear", "resnet18"))
+    first = submit.with_model_digests(matrix)
+    assert [cell.model_digest is None for cell in first.cells()] == [False, True]
+    assert first.cells()[1] == matrix.cells()[1]
+    source.write_text(GOOD + "\n# another\n")
+    second = submit.with_model_digests(matrix)
+    assert first.cells()[0].key != second.cells()[0].key
+    assert submit.with_model_digests(factories.matrix()) == factories.matrix()
 
 
 def test_an_import_path_is_no_name(install: Install) -> None:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -370,7 +371,14 @@ def test_old_densenet_files_load(tmp_path: Path) -> None:
         key.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2."): value for key, value in state.items()
     }
     assert set(old) != set(state)
-    assert loaded(tmp_path, kept(tmp_path, old), data(("a", "b", "c")), "densenet121")[1] == ("a", "b", "c")
+    # As they are published: in the format of their time, and without counters of batches.
+    file = tmp_path / "old.pth"
+    counted = OrderedDict((key, value) for key, value in old.items() if "num_batches" not in key)
+    torch.save(counted, file, _use_new_zipfile_serialization=False)
+    value, _ = weights.named(str(file), None)
+    assert value is not None
+    weights.keep(value, file, tmp_path / "weights")
+    assert loaded(tmp_path, value, data(("a", "b", "c")), "densenet121")[1] == ("a", "b", "c")
 
 
 def test_weights_for_otherwise_normalized_images_say_so() -> None:
