@@ -138,7 +138,7 @@ def fingerprint(name: str) -> Mapping[str, Any]:
 
 
 def digest(name: str) -> str | None:
-    """What tells apart two states of a model of an installed package; None for one of the farm's own environment."""
+    """What tells apart two states of an installed package's model; None for one that the farm comes with."""
     if _module(check_name(name)) is not None:
         return None
     return hashlib.sha256(json.dumps(fingerprint(name), sort_keys=True).encode()).hexdigest()
