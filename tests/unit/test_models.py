@@ -111,6 +111,13 @@ def test_the_least_size_is_the_least(name: str, least: int) -> None:
                 model(torch.empty(1, 3, least - 1, least - 1))
 
 
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_outputs_that_only_training_uses_are_not_made(name: str) -> None:
+    with torch.device("meta"):
+        model = torchvision_zoo.create(name, 7, 96).train()
+        assert model(torch.empty(2, 3, 96, 96)).shape == (2, 7)
+
+
 def test_the_names_of_old_densenet_files_are_todays() -> None:
     with torch.device("meta"):
         state = torchvision_zoo.create("densenet121", 10, 64).state_dict()
