@@ -73,10 +73,11 @@ def _points() -> tuple[EntryPoint, ...]:
 
 
 def _usable(point: EntryPoint) -> bool:
-    if _NAME.fullmatch(point.name):
+    if _NAME.fullmatch(point.name) and EntryPoint.pattern.match(point.value):
         return True
     plugins.warn(
-        f"The model {point.name!r} of {_distribution(point)} is left out: a name has letters, digits, _ . -"
+        f"The model {point.name!r} of {_distribution(point)} is left out: its name must have letters, digits, _ "
+        f". and - only, and its object be module:callable, not {point.value!r}."
     )
     return False
 

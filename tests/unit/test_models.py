@@ -157,6 +157,16 @@ def test_the_digest_of_an_installed_model_goes_into_the_matrix_and_its_keys(inst
     assert submit.with_model_digests(factories.matrix()) == factories.matrix()
 
 
+@pytest.mark.parametrize("line", ["two,names = theirs:create", "theirs_odd = no path at all!"])
+def test_an_entry_point_that_makes_no_sense_is_left_out_with_a_warning(
+    install: Install, caplog: pytest.LogCaptureFixture, line: str
+) -> None:
+    info = next(install("theirs_linear").parent.glob("*.dist-info"))
+    (info / "entry_points.txt").write_text(f"[{_installed.GROUP}]\n{line}\ntheirs_linear = theirs:create\n")
+    assert models.by_source()["theirs 1.0"] == ("theirs_linear",)
+    assert f"'{line.partition(' =')[0]}' of theirs 1.0 is left out" in caplog.text
+
+
 def test_an_import_path_is_no_name(install: Install) -> None:
     install("theirs_linear")
     with pytest.raises(BadInput, match="Unknown model 'theirs:create'"):
