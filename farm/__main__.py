@@ -14,12 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from farm import allocator, catalogue, datasets, models, plugins, recipe, statistics
+from farm import weights as given_weights
 from farm.artifacts import ArtifactCache
 from farm.devices import nvml
 from farm.errors import FarmError, OutOfMemory, Unsupported, unknown
 from farm.measurement import Measurement, Outcome
 from farm.settings import load, preloaded
 from farm.spec import JobSpec, changed, job, preset, validated
+from farm.spec import eval_samples as samples_of
 from farm.verdict import judge
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", help=__doc__)
@@ -48,6 +50,16 @@ def measure(
         int | None, typer.Option(help="Side in pixels; 64 for digits and 224 otherwise where not given.")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Processors to use; all where not given.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="pretrained|FILE", help="Published weights, or a file; trained here if not given."),
+    ] = None,
+    sha256: Annotated[
+        str | None, typer.Option(metavar="HEX", help="What the sha256 of the file of weights must be.")
+    ] = None,
+    eval_samples: Annotated[
+        str | None, typer.Option(metavar="N|all", help="Test images of the accuracy pass.")
+    ] = None,
     protocol: Annotated[ProtocolName, typer.Option(help="How long to measure.")] = ProtocolName.QUICK,
     set_: Annotated[
         list[str] | None,
@@ -60,12 +72,16 @@ def measure(
 
       python -m farm measure --recipe channels_last+amp --batch-size 8
 
-      python -m farm measure --recipe amp --set min_calls=100 --set accuracy_samples=64
+      python -m farm measure --recipe amp --set min_calls=100 --eval-samples 64
+
+      python -m farm measure --model resnet18 --weights my.safetensors --sha256 HEX --dataset image_folder:mine
 
       python -m farm measure --recipe onnxruntime --dataset synthetic --image-size 224 | tail -1 | jq .latency_s
     """
     from farm.measuring import measure as measure_job
 
+    given, file = given_weights.named(weights, sha256)
+    samples = [] if eval_samples is None else [f"accuracy_samples={samples_of(eval_samples)}"]
     spec = job(
         model=model,
         recipe=recipe,
@@ -74,8 +90,11 @@ def measure(
         dataset=dataset,
         image_size=image_size,
         threads=threads,
-        protocol=changed(preset(protocol.value)[0], set_ or ()),
+        weights=given,
+        protocol=changed(preset(protocol.value)[0], [*(set_ or ()), *samples]),
     )
+    if spec.weights is not None and file is not None:
+        given_weights.keep(spec.weights, file, load().weights)
     _preload(spec)
     try:
         measured = measure_job(spec)
@@ -116,7 +135,7 @@ def build(spec: Annotated[str, typer.Option(help="A JobSpec as JSON; `-` reads i
 
 @app.command()
 def recipes() -> None:
-    """List the choices that recipes are made of, whether each can run here, and the models and datasets.
+    """List the choices that recipes are made of, whether each can run here, and the datasets.
 
     A recipe is at most one choice of each axis, joined by +:
 
@@ -135,9 +154,26 @@ def recipes() -> None:
                 table.add_row(axis, name, "cannot be loaded (see above)", "no")
     console = Console()
     console.print(table)
-    console.print("models: " + ", ".join(models.names()))
+    console.print(f"models: {len(models.names())}, listed by python -m farm models")
     for name, plugin in plugins.loadable(datasets.__name__).items():
         console.print(f"dataset {name}: {plugin.SUPPORT.summary}")
+
+
+@app.command("models")
+def list_models() -> None:
+    """List the models by where they come from: torchvision, files of this project, installed packages.
+
+    Examples:
+
+      python -m farm models
+
+      python -m farm measure --model mobilenet_v3_small --image-size 64
+    """
+    console = Console()
+    for source, found in models.by_source().items():
+        console.print(f"{source} ({len(found)}): " + ", ".join(found), markup=False, highlight=False)
+    for name in models.ambiguous():
+        Console(stderr=True).print(f"warning: {models.clash(name)}", markup=False, highlight=False)
 
 
 @cache.command("list")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from farm import (
     models,
     runtimes,
     training,
+    weights,
 )
 from farm.artifacts import Artifact, ArtifactCache, key_of
 from farm.datasets import Split
@@ -162,15 +163,17 @@ def environment_of(spec: JobSpec, settings: Settings) -> Environment:
     return environment.describe(spec.device_kind, threads, settings.visible_gpu)
 
 
-def test_part(spec: JobSpec, settings: Settings) -> Split:
-    """The test images of the accuracy pass: all, or as many as the protocol says, drawn from a fixed seed."""
+def test_part(spec: JobSpec, settings: Settings, classes: Sequence[str] | None = None) -> Split:
+    """The test images of the accuracy pass: all, or as many as the protocol says, drawn from a fixed seed.
+
+    Their labels count these classes, the model's, where they are given.
+    """
     test = datasets.load(spec.dataset, "test", spec.image_size, settings.datasets)
+    test = test if classes is None else datasets.relabelled(test, classes)
     wanted = spec.protocol.accuracy_samples
     if wanted is None or wanted >= len(test.images):
         return test
-    chosen = np.sort(np.random.default_rng(SEED).permutation(len(test.images))[:wanted])
-    labels = None if test.labels is None else test.labels[chosen]
-    return Split(images=test.images[chosen], labels=labels, classes=test.classes)
+    return datasets.drawn(test, np.sort(np.random.default_rng(SEED).permutation(len(test.images))[:wanted]))
 
 
 class _Plan:
@@ -193,13 +196,17 @@ class _Plan:
         return key_of("weights", self._weights_content())
 
     def _weights_content(self) -> Mapping[str, Any]:
+        given = self.spec.weights
+        # Trained weights are decided by the training, given ones by what they are.
+        made: Mapping[str, Any] = {"training": asdict(training.Schedule()) | {"version": training.VERSION}}
         return {
             "model": self.spec.model,
+            "source": dict(models.fingerprint(self.spec.model)),
             "dataset": self.spec.dataset,
             "digest": datasets.digest(self.spec.dataset, self.settings.datasets),
             "image_size": self.spec.image_size,
-            "training": asdict(training.Schedule()) | {"version": training.VERSION},
             "torch": self.here.packages.get("torch"),
+            **(made if given is None else {"given": given}),
         }
 
     @functools.cached_property
@@ -253,28 +260,47 @@ class _Plan:
         return self.spec.threads or self.here.threads
 
     def weights(self) -> tuple[Artifact, float]:
-        """The weights: trained where there are real labels, else random from a fixed seed."""
+        """The weights: given or trained where there are real labels, else random from a fixed seed."""
         return self.cache.ensure(self.weights_key, self._make_weights)
 
     def _make_weights(self, folder: Path) -> Mapping[str, Any]:
-        import torch
-
         found = datasets.digest(self.spec.dataset, self.settings.datasets)
         if self.spec.dataset_digest not in (None, found):
             raise BadInput(
                 f"Dataset {self.spec.dataset!r} here is not the one that was submitted: its files differ. "
                 f"Copy it again, or submit the matrix anew."
             )
+        if self.spec.model_digest not in (None, models.digest(self.spec.model)):
+            raise BadInput(
+                f"The model {self.spec.model!r} here is not the one that was submitted: its package has another "
+                f"version or source. Install the same on every host, or submit the matrix anew."
+            )
+        model, classes, facts = self._trained() if self.spec.weights is None else self._given(self.spec.weights)
+        checkpoint.save(model, folder)
+        return {**facts, "classes": list(classes), "cost": checkpoint.cost(model, self.spec.image_size)}
+
+    def _trained(self) -> tuple[torch.nn.Module, Sequence[str], Mapping[str, Any]]:
+        """Trained here where there are labels; else as they are initialized."""
+        import torch
+
         data = datasets.load(self.spec.dataset, "train", self.spec.image_size, self.settings.datasets)
         torch.manual_seed(SEED)
-        model = models.create(self.spec.model, len(data.classes))
-        facts: Mapping[str, Any] = {"origin": f"random, seed {SEED}"}
-        if data.labels is not None:
-            log.info("training %s on %s, once: about a minute on 2 processors", self.spec.model, self.spec.dataset)
-            facts = {"origin": "trained here", **self._train(model, data)}
-        checkpoint.save(model, folder)
-        cost = checkpoint.cost(model, self.spec.image_size)
-        return {**facts, "classes": list(data.classes), "cost": cost}
+        model = models.create(self.spec.model, len(data.classes), self.spec.image_size)
+        models.try_out(self.spec.model, model, len(data.classes), self.spec.image_size)
+        if data.labels is None:
+            return model, data.classes, {"origin": f"random, seed {SEED}"}
+        log.info("training %s on %s, once: about a minute on 2 processors", self.spec.model, self.spec.dataset)
+        return model, data.classes, {"origin": "trained here", **self._train(model, data)}
+
+    def _given(self, given: str) -> tuple[torch.nn.Module, Sequence[str], Mapping[str, Any]]:
+        """The weights that the spec names; nothing is trained."""
+        size = self.spec.image_size
+        data = datasets.load(self.spec.dataset, "test", size, self.settings.datasets)
+        model, classes, origin = weights.load(
+            given, self.spec.model, size, data, self.spec.dataset, self.settings.weights
+        )
+        models.try_out(self.spec.model, model, len(classes), size)
+        return model, classes, {"origin": origin}
 
     def _train(self, model: torch.nn.Module, data: Split) -> Mapping[str, Any]:
         return training.train(model, data, training.Schedule(), self.spec.device_kind)
@@ -287,7 +313,7 @@ class _Plan:
         import torch
 
         log.info("asking the fp32 baseline for its answers, once")
-        model, test = self._original(), test_part(self.spec, self.settings)
+        model, test = self._original(), test_part(self.spec, self.settings, self.weights()[0].facts["classes"])
         starts = range(0, len(test.images), REFERENCE_BATCH)
         with torch.inference_mode():
             parts = [model(torch.from_numpy(test.images[i : i + REFERENCE_BATCH])).numpy() for i in starts]
@@ -305,9 +331,10 @@ class _Plan:
     def _compress(self, folder: Path) -> Mapping[str, Any]:
         recipe = self.spec.recipe
         log.info("%s of %s, once: this trains, it may take minutes", recipe.compression, self.spec.model)
-        original = self._original()
+        original, classes = self._original(), self.weights()[0].facts["classes"]
+        train = datasets.load(self.spec.dataset, "train", self.spec.image_size, self.settings.datasets)
         task = compression.Task(
-            train=datasets.load(self.spec.dataset, "train", self.spec.image_size, self.settings.datasets),
+            train=datasets.relabelled(train, classes),
             image_size=self.spec.image_size,
             device=self.spec.device_kind,
             share=recipe.share,
@@ -357,6 +384,6 @@ class _Plan:
         return self._filled(self.weights()[0])
 
     def _filled(self, made: Artifact) -> torch.nn.Module:
-        weights, _ = self.weights()
-        model: torch.nn.Module = models.create(self.spec.model, len(weights.facts["classes"]))
+        facts = self.weights()[0].facts
+        model: torch.nn.Module = models.create(self.spec.model, len(facts["classes"]), self.spec.image_size)
         return checkpoint.restore(model, made.folder)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from farm import weights
+
 if TYPE_CHECKING:
     import torch
 
@@ -21,7 +23,9 @@ def save(model: torch.nn.Module, folder: Path, original: torch.nn.Module | None 
     """Writes the model's weights and, where an original is given, how its layers differ from that one's."""
     from safetensors.torch import save_file
 
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
+    # Cloned: parameters that a model uses twice are one tensor, which the file does not take.
+    state = {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
+    save_file(state, folder / WEIGHTS)
     if original is not None:
         (folder / LAYERS).write_text(json.dumps(_changes(model, original), indent=1, sort_keys=True))
 
@@ -30,10 +34,10 @@ def restore(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
     """The freshly made model with the sizes and the weights of these files, in evaluation mode."""
     from safetensors.torch import load_file
 
-    weights = load_file(folder / WEIGHTS)
+    state = load_file(folder / WEIGHTS)
     if (folder / LAYERS).exists():
-        _resize(model, json.loads((folder / LAYERS).read_text()), weights)
-    model.load_state_dict(weights)
+        _resize(model, json.loads((folder / LAYERS).read_text()), state)
+    weights.put(model, state, type(model).__name__, folder.name)
     return model.eval()
 
 
@@ -61,7 +65,7 @@ def _differing(after: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str,
 
 
 def _resize(
-    model: torch.nn.Module, changes: Mapping[str, Mapping[str, Any]], weights: Mapping[str, torch.Tensor]
+    model: torch.nn.Module, changes: Mapping[str, Mapping[str, Any]], state: Mapping[str, torch.Tensor]
 ) -> None:
     import torch
 
@@ -69,7 +73,7 @@ def _resize(
         for attribute, value in sizes.items():
             # JSON has no tuples.
             setattr(model.get_submodule(name), attribute, tuple(value) if isinstance(value, list) else value)
-    for name, value in weights.items():
+    for name, value in state.items():
         path, _, leaf = name.rpartition(".")
         layer = model.get_submodule(path)
         if leaf in layer._parameters:

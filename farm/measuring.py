@@ -105,7 +105,8 @@ def _measured(spec: JobSpec, settings: Settings, build_spent_s: float) -> Measur
     device = devices.open_device(spec.device_kind, here.threads)
     plugin = runtimes.module(spec.recipe.runtime)
     made = building.materials(spec, settings, here)
-    test, reference = building.test_part(spec, settings), made.reference_logits
+    test = building.test_part(spec, settings, made.weights.facts["classes"])
+    reference = made.reference_logits
     inputs = distinct_inputs(test, spec)
 
     memory = MemoryWatch(device)

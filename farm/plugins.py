@@ -42,7 +42,7 @@ def load(package: str, name: str) -> ModuleType:
     except (Exception, SystemExit) as error:
         # Broad: importing runs whatever stands in the file.
         raise BrokenPlugin(
-            f"The {kind} {name!r} cannot be loaded: {_what(error)}. {_where(package, name)}"
+            f"The {kind} {name!r} cannot be loaded: {what(error)}. {_where(package, name)}"
         ) from None
     contract = importlib.import_module(package).CONTRACT
     wrong = [part for part, wanted in contract.items() if not isinstance(getattr(module, part, None), wanted)]
@@ -58,16 +58,18 @@ def loadable(package: str) -> dict[str, ModuleType]:
         try:
             found[name] = load(package, name)
         except BrokenPlugin as error:
-            _warn(str(error))
+            warn(str(error))
     return found
 
 
 @functools.cache
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
+    """Says it once in this process."""
     log.warning(text)
 
 
-def _what(error: BaseException) -> str:
+def what(error: BaseException) -> str:
+    """An error in one line."""
     # As a traceback ends: that never raises, whatever the error's own text does.
     return traceback.format_exception_only(error)[-1].strip()
 

@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     lock_dir: Path = _TEMPORARY / "benchmark-farm-locks"
     #: The user's own datasets; None is `datasets` in `data_dir`.
     datasets_dir: Path | None = None
+    #: Files of given weights, named by their digest; None is `weights` in `data_dir`.
+    weights_dir: Path | None = None
     #: `user:password` of Flower; None leaves it open, which only a loopback address may be.
     flower_basic_auth: str | None = Field(default=None, validation_alias="FLOWER_BASIC_AUTH", repr=False)
     #: A job's claim lasts so long without renewal, and is renewed so often.
@@ -92,6 +94,11 @@ class Settings(BaseSettings):
         """Where the user's own datasets lie."""
         return (self.datasets_dir or self.data_dir / "datasets").resolve()
 
+    @property
+    def weights(self) -> Path:
+        """Where files of given weights are kept."""
+        return (self.weights_dir or self.data_dir / "weights").resolve()
+
     def variables(self) -> dict[str, str]:
         """These settings as environment variables, for a child process."""
         values = {
@@ -99,6 +106,7 @@ class Settings(BaseSettings):
             "FARM_DATABASE_URL": self.database,
             "FARM_LOCK_DIR": str(self.lock_dir),
             "FARM_DATASETS_DIR": str(self.datasets),
+            "FARM_WEIGHTS_DIR": str(self.weights),
             "FARM_LEASE_S": str(self.lease_s),
             "FARM_RENEW_S": str(self.renew_s),
             "FARM_RECONCILE_S": str(self.reconcile_s),

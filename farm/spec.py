@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from farm import catalogue, datasets, models
+from farm import catalogue, datasets, models, weights
 from farm.errors import BadInput, unknown
 from farm.recipe import Recipe
 
@@ -57,9 +57,7 @@ def _as_device(value: Any) -> str:
 
 
 def _as_model(value: Any) -> str:
-    if value not in models.names():
-        raise unknown("model", str(value), models.names())
-    return str(value)
+    return models.check_name(str(value))
 
 
 RecipeText = Annotated[Recipe, BeforeValidator(_as_recipe), PlainSerializer(str, return_type=str)]
@@ -69,6 +67,9 @@ Dataset = Annotated[str, BeforeValidator(datasets.check_name)]
 BatchSize = Annotated[int, Field(ge=1, le=MAX_BATCH_SIZE)]
 ImageSize = Annotated[int, Field(ge=32, le=2048)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
+#: Left out of what is written down where there are none, so that what was measured before keeps its key.
+_Unwritten = Field(exclude_if=lambda value: value is None)
+Weights = Annotated[str | None, BeforeValidator(weights.check), _Unwritten]
 
 
 class Protocol(Value):
@@ -146,6 +147,22 @@ def changed(protocol: Protocol, settings: Iterable[str]) -> Protocol:
     return protocol if made == protocol else made.model_copy(update={"name": f"{protocol.name}+"})
 
 
+def eval_samples(text: str) -> str:
+    """What `--eval-samples` means for the protocol's field: `none` for `all`, or the number as it was written.
+
+    Raises:
+        BadInput: it is neither.
+    """
+    value = text.strip().lower()
+    if value == "all":
+        return "none"
+    if not (value.isascii() and value.isdigit() and int(value) >= 1):
+        raise BadInput(
+            f"--eval-samples {text}: the number of test images is needed, 1 or more, or 'all' for every one."
+        )
+    return value
+
+
 def _require_order(protocol: Protocol) -> None:
     """Refuses a minimum that its maximum would cut short without a word."""
     for low, high in (("min_s", "max_s"), ("warmup_min_s", "warmup_max_s")):
@@ -179,6 +196,10 @@ class Cell(Value):
     threads: Threads | None = None
     #: Digest of a dataset that is the user's own, where the submitter could read it.
     dataset_digest: str | None = None
+    #: `pretrained` or `sha256:…`; None is trained here or, where there are no labels, random from a fixed seed.
+    weights: Weights = None
+    #: Digest of a model of an installed package, where the submitter has it.
+    model_digest: Annotated[str | None, _Unwritten] = None
     protocol: Protocol
 
     @property
@@ -224,6 +245,10 @@ class Matrix(Value):
     dataset_digest: str | None = None
     image_size: ImageSize
     threads: Threads | None = None
+    #: As in `Cell`.
+    weights: Weights = None
+    #: By the model's name.
+    model_digests: Annotated[dict[str, str] | None, _Unwritten] = None
     protocol: Protocol
     repeats: int = Field(ge=1, le=1000)
     #: Seed of the order in which cells are measured.
@@ -253,6 +278,19 @@ class Matrix(Value):
             raise ValueError(f"The matrix has {self.size:,} jobs; at most {MAX_JOBS:,} go into one run.")
         return self
 
+    @model_validator(mode="after")
+    def _one_model_for_one_file(self) -> Matrix:
+        given = set(self.models)
+        if self.weights == weights.PRETRAINED:
+            for model in given:
+                models.require_pretrained(model)
+        elif self.weights is not None and len(given) > 1:
+            raise ValueError(
+                f"A file of weights belongs to one model, and the matrix names {len(given)}: "
+                f"{', '.join(self.models)}. Submit a matrix for each, or take --weights {weights.PRETRAINED}."
+            )
+        return self
+
     @property
     def key(self) -> str:
         """sha256 of the canonical JSON, in hex."""
@@ -272,10 +310,18 @@ class Matrix(Value):
             "dataset_digest": self.dataset_digest,
             "image_size": self.image_size,
             "threads": self.threads,
+            "weights": self.weights,
             "protocol": self.protocol,
         }
         cells = [
-            Cell(model=model, device=device, batch_size=batch, recipe=recipe, **shared)
+            Cell(
+                model=model,
+                device=device,
+                batch_size=batch,
+                recipe=recipe,
+                model_digest=(self.model_digests or {}).get(model),
+                **shared,
+            )
             for model, device, batch, recipe in product
         ]
         return list(dict.fromkeys(cells))
@@ -300,9 +346,10 @@ def job(
     dataset: str = "digits",
     image_size: int | None = None,
     threads: int | None = None,
+    weights: str | None = None,
     protocol: str | Protocol = "quick",
 ) -> JobSpec:
-    """One job, with the defaults of a matrix.
+    """One job, with the defaults of a matrix; `weights` is `pretrained` or, for a kept file, `sha256:…`.
 
     Raises:
         BadInput: a value does not exist, is out of range, or cannot be combined.
@@ -317,6 +364,7 @@ def job(
             "dataset": dataset,
             "image_size": datasets.default_image_size(dataset) if image_size is None else image_size,
             "threads": threads,
+            "weights": weights,
             "protocol": preset(protocol)[0] if isinstance(protocol, str) else protocol,
         },
     )

@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from farm import weights as given_weights
 from farm.errors import BadInput, FarmError, Unreachable
 from farm.settings import Settings, load
 from farm.spec import Matrix
@@ -70,6 +71,16 @@ def submit_matrix(
             "--set", metavar="FIELD=VALUE,…", help="Fields of the protocol, such as min_calls or accuracy_samples."
         ),
     ] = None,
+    eval_samples: Annotated[
+        str | None, typer.Option(metavar="N|all", help="Test images of the accuracy pass.")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="pretrained|FILE", help="Published weights, or a file; trained here if not given."),
+    ] = None,
+    sha256: Annotated[
+        str | None, typer.Option(metavar="HEX", help="What the sha256 of the file of weights must be.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the order of measuring.  [default: 0]")] = None,
     matrix: Annotated[Path | None, typer.Option(help="A TOML file with these flags' names as keys.")] = None,
     dry_run: Annotated[
@@ -96,7 +107,11 @@ def submit_matrix(
           --devices cpu,cuda --repeats 3 --wait --output-dir results/mine
       python -m producer submit-matrix --matrix matrices/densenet121-cpu.toml --dry-run
       python -m producer submit-matrix --optimizations baseline --protocol quick \\
-          --set min_calls=100 --set warmup_min_calls=10 --set accuracy_samples=64 --local
+          --set min_calls=100 --set warmup_min_calls=10 --eval-samples 64 --local
+      python -m producer submit-matrix --optimizations baseline,amp --weights pretrained \\
+          --dataset image_folder:imagenette --eval-samples all --local --wait
+      python -m producer submit-matrix --models resnet18 --optimizations baseline \\
+          --weights my.safetensors --sha256 HEX --dataset image_folder:mine --local --wait
     """
     flags = {
         "models": models,
@@ -109,6 +124,9 @@ def submit_matrix(
         "repeats": repeats,
         "protocol": protocol,
         "set": set_,
+        "eval_samples": eval_samples,
+        "weights": weights,
+        "sha256": sha256,
         "seed": seed,
     }
     with _explained():
@@ -119,6 +137,9 @@ def submit_matrix(
         settings = load()
         submit.check_writable(output_dir or conduct.RESULTS)
         asked = submit.with_digest(asked, settings.datasets, must_exist=local)
+        asked = submit.with_model_digests(asked)
+        file = request.weights_file(flags, matrix)
+        submit.check_weights(asked, settings, must_exist=local and file is None)
         code = _submitted(
             settings,
             asked,
@@ -127,6 +148,7 @@ def submit_matrix(
             again=again,
             require_workers=require_workers,
             output=output_dir,
+            weights_file=file,
         )
     raise typer.Exit(code)
 
@@ -216,16 +238,31 @@ def main() -> NoReturn:
     raise SystemExit(0)
 
 
-def _submitted(settings: Settings, matrix: Matrix, *, local: bool, output: Path | None, **how: Any) -> int:
+def _submitted(
+    settings: Settings,
+    matrix: Matrix,
+    *,
+    local: bool,
+    output: Path | None,
+    weights_file: Path | None,
+    **how: Any,
+) -> int:
     """Everything that can be refused is looked at before the store is opened, and that before it is written."""
     if local:
         taken = seats(matrix)
         _broker_first(settings, local)
+        _keep(matrix, weights_file, settings)
         with _desk(settings) as desk:
             return conduct.on_this_host(desk, matrix, taken, again=how["again"], output=output)
     broker_url = _broker_first(settings, local)
+    _keep(matrix, weights_file, settings)
     with _desk(settings) as desk:
         return conduct.in_the_farm(desk, matrix, broker_url, output=output, **how)
+
+
+def _keep(matrix: Matrix, file: Path | None, settings: Settings) -> None:
+    if file is not None and matrix.weights is not None:
+        given_weights.keep(matrix.weights, file, settings.weights)
 
 
 def _broker_first(settings: Settings, local: bool) -> str:

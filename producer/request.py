@@ -9,23 +9,27 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from farm import weights
 from farm.errors import BadInput, unknown
-from farm.spec import PRESETS, Matrix, changed, preset, validated
+from farm.spec import PRESETS, Matrix, changed, eval_samples, preset, validated
 
 #: Keys of a matrix file that hold lists, with what their items are; on the command line they take commas.
 LISTS: Mapping[str, type] = {"models": str, "optimizations": str, "batch_sizes": int, "devices": str, "set": str}
 #: Keys of a matrix file that hold one value.
-SCALARS: Mapping[str, type] = {
+SCALARS: Mapping[str, type | tuple[type, ...]] = {
     "dataset": str,
     "image_size": int,
     "threads": int,
     "repeats": int,
     "protocol": str,
     "seed": int,
+    "weights": str,
+    "sha256": str,
+    "eval_samples": (int, str),
 }
 
 _EXAMPLE = "matrices/densenet121-cpu.toml is an example."
-_KINDS = {str: "text", int: "a whole number"}
+_KINDS = {str: "text", int: "a whole number", (int, str): "a whole number or 'all'"}
 _WHERE = re.compile(r"^([a-z][a-z_0-9]*)(?:\.\d+)*: ", re.MULTILINE)
 
 
@@ -39,20 +43,27 @@ def matrix(flags: Mapping[str, Any], file: Path | None = None) -> Matrix:
     Raises:
         BadInput: naming what was asked, what is possible and, for a name, the nearest.
     """
-    given = {**(read_file(file) if file else {}), **_given(flags)}
+    given = _merged(flags, file)
     if "optimizations" not in given:
         raise BadInput(
             "Nothing to measure: name recipes with --optimizations, such as "
             f"--optimizations baseline,channels_last+amp, or a file with --matrix. {_EXAMPLE}"
         )
     given.setdefault("protocol", "standard")
-    settings = given.pop("set", [])
+    given["weights"], _ = weights.named(given.get("weights"), given.pop("sha256", None))
+    settings = [*given.pop("set", []), *_samples(given.pop("eval_samples", None))]
     if settings:
         given |= _changed(given, settings)
     try:
         return validated(Matrix, given)
     except BadInput as error:
         raise BadInput(_WHERE.sub(lambda match: f"{flag(match[1])}: ", str(error))) from None
+
+
+def weights_file(flags: Mapping[str, Any], file: Path | None = None) -> Path | None:
+    """The file of weights that a request names; None where it names none."""
+    given = _merged(flags, file)
+    return weights.named(given.get("weights"), given.get("sha256"))[1]
 
 
 def flag(field: str) -> str:
@@ -84,6 +95,18 @@ def read_file(path: Path) -> dict[str, Any]:
             raise BadInput(f"Matrix file {path}: {key!r} is there twice, with '-' and with '_'; keep one.")
         found[field] = _checked(path, key, field, value)
     return found
+
+
+def _merged(flags: Mapping[str, Any], file: Path | None) -> dict[str, Any]:
+    written, said = read_file(file) if file else {}, _given(flags)
+    if "weights" in said:
+        written.pop("sha256", None)  # it was that of the file's weights
+    return {**written, **said}
+
+
+def _samples(asked: int | str | None) -> list[str]:
+    """What `--eval-samples` means for the protocol."""
+    return [] if asked is None else [f"accuracy_samples={eval_samples(str(asked))}"]
 
 
 def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,7 +145,7 @@ def _checked(path: Path, key: str, field: str, value: Any) -> Any:
     return split(items) if kind is str else items
 
 
-def _is(kind: type, value: Any) -> bool:
+def _is(kind: type | tuple[type, ...], value: Any) -> bool:
     # bool is a subclass of int, and `batch-sizes = [true]` is a mistake.
     return isinstance(value, kind) and not isinstance(value, bool)
 

@@ -36,11 +36,12 @@ def estimate(matrix: Matrix) -> str:
     jobs_of = Counter(cell.device for cell in matrix.cells())
     jobs = sum(jobs_of.values()) * matrix.repeats
     least, most = (seconds * max(jobs_of.values()) * matrix.repeats for seconds in seconds_of_job(matrix.protocol))
+    weights = "" if matrix.weights is None else f"weights {matrix.weights}; "
     repeats = "1 repeat" if matrix.repeats == 1 else f"{matrix.repeats} repeats"
     return (
         f"{sum(jobs_of.values()):,} cells × {repeats} = {jobs:,} jobs, "
         f"about {duration(least)} to {duration(most)} with one worker per device "
-        f"(protocol {matrix.protocol.name}; slow cells, training and builds come on top)."
+        f"(protocol {matrix.protocol.name}; {weights}slow cells, training and builds come on top)."
     )
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from farm import datasets, queue
+from farm import datasets, models, queue, weights
 from farm.errors import BadInput, Unreachable
 from farm.settings import Settings
 from farm.spec import Matrix, Protocol
@@ -38,9 +38,35 @@ def with_digest(matrix: Matrix, root: Path, *, must_exist: bool) -> Matrix:
         return matrix
     if not must_exist and not (root / matrix.dataset.partition(":")[2]).is_dir():
         return matrix
-    for part in ("train", "test"):
+    # Nothing is trained where weights are given.
+    for part in ("train", "test") if matrix.weights is None else ("test",):
         datasets.load(matrix.dataset, part, matrix.image_size, root)
     return matrix.model_copy(update={"dataset_digest": datasets.digest(matrix.dataset, root)})
+
+
+def with_model_digests(matrix: Matrix) -> Matrix:
+    """The matrix with the digests of its models that come with installed packages."""
+    digests = {name: found for name in matrix.models if (found := models.digest(name)) is not None}
+    return matrix.model_copy(update={"model_digests": digests}) if digests else matrix
+
+
+def check_weights(matrix: Matrix, settings: Settings, *, must_exist: bool) -> None:
+    """Passes where the weights that a matrix names can be those of its dataset, as far as can be seen from here.
+
+    Raises:
+        BadInput: they cannot; or their file must be here and is not.
+    """
+    if matrix.weights is None:
+        return
+    if matrix.weights != weights.PRETRAINED:
+        if must_exist:
+            weights.locate(matrix.weights, settings.weights)
+        return
+    own = datasets.support(matrix.dataset).needs_folder
+    if own and not must_exist and not (settings.datasets / matrix.dataset.partition(":")[2]).is_dir():
+        return
+    test = datasets.load(matrix.dataset, "test", matrix.image_size, settings.datasets)
+    weights.imagenet_classes(matrix.dataset, test)
 
 
 def check_writable(folder: Path) -> None:

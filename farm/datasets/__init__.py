@@ -9,17 +9,17 @@ A plug-in is a module `farm/datasets/<name>.py` with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import extend_path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from farm import plugins
 from farm.errors import BadInput, unknown
-
-if TYPE_CHECKING:
-    import numpy as np
 
 __path__ = extend_path(__path__, __name__)
 
@@ -117,6 +117,39 @@ def load(dataset: str, part: str, image_size: int, root: Path) -> Split:
     own = folder(dataset, root) if plugin.SUPPORT.needs_folder else None
     split: Split = plugin.load(part, image_size, own)
     return split
+
+
+def drawn(split: Split, chosen: np.ndarray) -> Split:
+    """The images of these indices and no others; they are read when they are asked for."""
+    labels = None if split.labels is None else split.labels[chosen]
+    return Split(images=_Drawn(split.images, chosen), labels=labels, classes=split.classes)
+
+
+def relabelled(split: Split, classes: Sequence[str]) -> Split:
+    """The same images with labels that count these classes, found by name; its own are among them."""
+    if split.labels is None or tuple(classes) == split.classes:
+        return Split(images=split.images, labels=split.labels, classes=tuple(classes))
+    place = {name: number for number, name in enumerate(classes)}
+    numbers = np.array([place[name] for name in split.classes], dtype=np.int64)
+    return Split(images=split.images, labels=numbers[split.labels], classes=tuple(classes))
+
+
+@functools.cache
+def imagenet_wnids() -> tuple[str, ...]:
+    """The WordNet ids of ImageNet-1k's classes, in the order of pretrained models' outputs."""
+    return tuple((Path(__file__).parent / "imagenet_wnids.txt").read_text(encoding="ascii").split())
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    images: Images
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, chosen: Any) -> np.ndarray:
+        return self.images[self.indices[chosen]]
 
 
 def digest(dataset: str, root: Path) -> str | None:

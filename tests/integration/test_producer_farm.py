@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 import signal
 import subprocess
@@ -52,6 +53,24 @@ def called(*arguments: str) -> Result:
 
 def waiting(redis: RedisServer) -> set[str]:
     return queue.waiting_jobs(redis.url, "cpu")
+
+
+def test_a_file_of_weights_is_kept_and_the_jobs_name_its_digest(
+    redis: RedisServer, store: Store, tmp_path: Path
+) -> None:
+    file, digest = tmp_path / "mine.safetensors", hashlib.sha256(b"weights").hexdigest()
+    file.write_bytes(b"weights")
+    wrong = called("submit-matrix", *MATRIX, "--weights", str(file), "--sha256", "1" * 64)
+    assert wrong.exit_code == 2
+    assert store.runs() == []
+    assert waiting(redis) == set()
+    assert not (tmp_path / "farm/weights").exists()
+    result = called("submit-matrix", *MATRIX, "--weights", str(file), "--sha256", digest, "--eval-samples", "all")
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in (tmp_path / "farm/weights").iterdir()] == [f"{digest}.safetensors"]
+    [run] = store.runs()
+    assert f'"weights":"sha256:{digest}"' in run.matrix_json
+    assert len(waiting(redis)) == 3
 
 
 def test_a_submission_sends_one_message_for_each_job_and_says_what_is_missing(

@@ -17,8 +17,8 @@ IMAGES = torch.linspace(-1, 1, 2 * 3 * 64 * 64).reshape(2, 3, 64, 64)
 def pruned(name: str, share: float = 0.5) -> tuple[torch.nn.Module, torch.nn.Module]:
     """A pruned model and the whole one."""
     torch.manual_seed(0)
-    whole = models.create(name, 10)
-    model = models.create(name, 10)
+    whole = models.create(name, 10, 64)
+    model = models.create(name, 10, 64)
     model.load_state_dict(whole.state_dict())
     _channels.remove(model, 64, share)
     return model.eval(), whole
@@ -28,7 +28,7 @@ def pruned(name: str, share: float = 0.5) -> tuple[torch.nn.Module, torch.nn.Mod
 def test_a_pruned_model_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
     model, whole = pruned(name)
     checkpoint.save(model, tmp_path, whole)
-    found = checkpoint.restore(models.create(name, 10), tmp_path)
+    found = checkpoint.restore(models.create(name, 10, 64), tmp_path)
     with torch.no_grad():
         assert torch.equal(found(IMAGES), model(IMAGES))
     assert checkpoint.cost(found, 64) == checkpoint.cost(model, 64)
@@ -36,9 +36,9 @@ def test_a_pruned_model_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
 
 
 def test_a_whole_model_needs_only_its_weights(tmp_path: Path) -> None:
-    model = models.create("squeezenet1_1", 10)
+    model = models.create("squeezenet1_1", 10, 64)
     checkpoint.save(model, tmp_path)
-    found = checkpoint.restore(models.create("squeezenet1_1", 10), tmp_path)
+    found = checkpoint.restore(models.create("squeezenet1_1", 10, 64), tmp_path)
     with torch.no_grad():
         assert torch.equal(found(IMAGES), model(IMAGES))
     assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
@@ -54,7 +54,7 @@ def test_channels_are_counted_before_and_after() -> None:
 
 def test_the_multiply_accumulates_are_those_of_the_literature() -> None:
     # He et al. 2015, table 1: 1.8 billion for ResNet-18 at 224 pixels.
-    assert checkpoint.cost(models.create("resnet18", 1000), 224)["macs"] == pytest.approx(1.8e9, rel=0.02)
+    assert checkpoint.cost(models.create("resnet18", 1000, 224), 224)["macs"] == pytest.approx(1.8e9, rel=0.02)
 
 
 def test_the_number_of_classes_stays() -> None:

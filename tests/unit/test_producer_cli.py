@@ -13,7 +13,13 @@ from tests import factories
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory, without broker or database."""
-    for name in ("CELERY_BROKER_URL", "FARM_DATABASE_URL", "FARM_DATA_DIR", "FARM_DATASETS_DIR"):
+    for name in (
+        "CELERY_BROKER_URL",
+        "FARM_DATABASE_URL",
+        "FARM_DATA_DIR",
+        "FARM_DATASETS_DIR",
+        "FARM_WEIGHTS_DIR",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -48,6 +54,9 @@ def empty(folder: Path) -> bool:
         (["--optimisations", "baseline"], "--optimizations"),
         (["--matrix", "missing.toml"], "missing.toml"),
         (["--optimizations", "baseline", "--set", "min_calls=0"], "--set min_calls"),
+        (["--optimizations", "baseline", "--eval-samples", "0"], "--eval-samples 0"),
+        (["--optimizations", "baseline", "--weights", "gone.pth"], "gone.pth is not there"),
+        (["--optimizations", "baseline", "--weights", "/etc/hostname", "--sha256", "0"], "ends in .safetensors"),
         ([], "--optimizations"),
     ],
 )
@@ -184,3 +193,32 @@ def test_a_cancelled_run_ends_with_1_and_can_be_watched_to_its_end(place: Path) 
     assert watched.exit_code == 1
     assert "2 cancelled" in watched.stdout
     store.close()
+
+
+@pytest.mark.parametrize("mode", [[], ["--local"], ["--dry-run"]])
+def test_a_file_of_weights_with_another_digest_ends_with_2_and_leaves_nothing(
+    place: Path, mode: list[str]
+) -> None:
+    (place / "mine.pth").write_bytes(b"x")
+    result = submit("--optimizations", "baseline", "--weights", "mine.pth", "--sha256", "0" * 64, *mode)
+    assert result.exit_code == 2
+    assert "as --sha256 says" in result.stderr
+    assert [path.name for path in place.iterdir()] == ["mine.pth"]
+
+
+def test_weights_that_cannot_be_the_datasets_are_refused_before_anything_is_queued(place: Path) -> None:
+    result = submit("--optimizations", "baseline", "--weights", "pretrained", "--local")
+    assert result.exit_code == 2
+    assert "dataset 'digits' has others" in result.stderr
+    result = submit("--optimizations", "baseline", "--weights", f"sha256:{'a' * 64}", "--local")
+    assert result.exit_code == 2
+    assert "FARM_WEIGHTS_DIR" in result.stderr
+    assert empty(place)
+
+
+def test_a_dry_run_tells_of_the_weights_and_keeps_none(place: Path) -> None:
+    (place / "mine.pth").write_bytes(b"x")
+    result = submit("--optimizations", "baseline", "--weights", "mine.pth", "--eval-samples", "all", "--dry-run")
+    assert result.exit_code == 0
+    assert "weights sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881" in result.stdout
+    assert [path.name for path in place.iterdir()] == ["mine.pth"]

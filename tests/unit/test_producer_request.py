@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,12 @@ def test_the_matrix_that_comes_with_the_project_has_eighteen_jobs() -> None:
         ({"seed": -1}, "--seed"),
         ({"set": ["min_cals=3"]}, "'min_calls'"),
         ({"set": ["min_calls=3"], "protocol": "quik"}, "'quick'"),
+        ({"eval_samples": "0"}, "--eval-samples 0: the number of test images"),
+        ({"eval_samples": "many"}, "'all'"),
+        ({"eval_samples": "-3"}, "--eval-samples -3"),
+        ({"weights": "no-such-file.pth"}, "--weights no-such-file.pth"),
+        ({"weights": "pretrained", "sha256": "0" * 64}, "--sha256 belongs to a file"),
+        ({"weights": f"sha256:{'a' * 64}", "models": ["resnet18,resnet34"]}, "belongs to one model"),
         ({"optimizations": []}, "--optimizations"),
     ],
 )
@@ -102,6 +109,9 @@ def test_a_wrong_flag_is_named_with_what_is_possible(given: dict[str, Any], said
         ('optimizations = ["amp"]\nrepeats = "many"', "a whole number"),
         ('optimizations = ["amp"]\nprotocol = 3', "quick"),
         ('optimizations = ["amp"]\nbatch-sizes = [1]\nbatch_sizes = [2]', "twice"),
+        ('optimizations = ["amp"]\neval-samples = 1.5', "a whole number or 'all'"),
+        ('optimizations = ["amp"]\neval-samples = true', "a whole number or 'all'"),
+        ('optimizations = ["amp"]\nweights = 3', "weights must be text"),
         ("", "--optimizations"),
     ],
 )
@@ -152,3 +162,30 @@ def test_fields_of_the_protocol_are_set_by_flag_or_file_and_repeats_stay_the_pre
     assert by_flag.repeats == 10
     assert request.matrix({"set": ["min_calls=12"]}, file).protocol.min_calls == 12
     assert request.matrix(flags(set=["min_calls=100"], repeats=2)).repeats == 2
+
+
+def test_eval_samples_are_the_test_images_of_the_accuracy_pass(tmp_path: Path) -> None:
+    assert request.matrix(flags(eval_samples="all", protocol="quick")).protocol.accuracy_samples is None
+    assert request.matrix(flags(eval_samples="64")).protocol.accuracy_samples == 64
+    text = 'optimizations = ["amp"]\nprotocol = "quick"\n'
+    for written_as, samples in (("500", 500), ('"all"', None)):
+        matrix = request.matrix({}, written(tmp_path, f"{text}eval-samples = {written_as}\n"))
+        assert (matrix.protocol.accuracy_samples, matrix.protocol.name) == (samples, "quick+")
+    # What the preset says already changes nothing, its name neither.
+    assert request.matrix(flags(eval_samples="256", protocol="quick")) == request.matrix(flags(protocol="quick"))
+
+
+def test_a_file_of_weights_becomes_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.pth").write_bytes(b"x")
+    digest = hashlib.sha256(b"x").hexdigest()
+    asked = flags(weights="mine.pth", sha256=digest)
+    assert request.matrix(asked).weights == f"sha256:{digest}"
+    assert request.weights_file(asked) == Path("mine.pth")
+    file = written(tmp_path, f'optimizations = ["amp"]\nweights = "mine.pth"\nsha256 = "{digest}"\n')
+    assert request.matrix({}, file).weights == f"sha256:{digest}"
+    # Another choice on the command line takes the file's digest with it.
+    assert request.matrix({"weights": "pretrained"}, file).weights == "pretrained"
+    assert request.weights_file({"weights": "pretrained"}, file) is None
+    with pytest.raises(BadInput, match="not 0000"):
+        request.matrix({"sha256": "0" * 64}, file)

@@ -93,3 +93,13 @@ def test_a_link_that_leads_nowhere_and_a_directory_in_the_csvs_place_are_refused
     (tmp_path / "results/benchmark_results.csv").mkdir(parents=True)
     with pytest.raises(BadInput, match=r"benchmark_results\.csv there is a directory"):
         submit.check_writable(tmp_path / "results")
+
+
+def test_a_folder_with_val_alone_is_enough_where_weights_are_given(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "mine/val" / name).mkdir(parents=True)
+        (tmp_path / "mine/val" / name / "a.png").write_bytes(b"one")
+    given = factories.matrix(dataset="image_folder:mine", weights=f"sha256:{'a' * 64}")
+    assert submit.with_digest(given, tmp_path, must_exist=True).dataset_digest is not None
+    with pytest.raises(BadInput, match="weights that are given"):
+        submit.with_digest(factories.matrix(dataset="image_folder:mine"), tmp_path, must_exist=True)

@@ -89,12 +89,18 @@ def test_the_locks_lie_where_every_farm_of_the_host_looks(monkeypatch: pytest.Mo
 
 def test_a_child_sees_the_same_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     given = Settings(
-        data_dir=tmp_path, drain_s=3.0, health_file=Path("/run/alive"), broker_url="redis://x", lease_s=7.0
+        data_dir=tmp_path,
+        weights_dir=tmp_path / "elsewhere",
+        drain_s=3.0,
+        health_file=Path("/run/alive"),
+        broker_url="redis://x",
+        lease_s=7.0,
     )
     for name, value in given.variables().items():
         monkeypatch.setenv(name, value)
     found = settings.load()
     assert (found.data_dir, found.drain_s, found.health_file) == (tmp_path, 3.0, Path("/run/alive"))
+    assert found.weights == tmp_path / "elsewhere"
     assert (found.broker_url, found.lease_s) == ("redis://x", 7.0)
 
 

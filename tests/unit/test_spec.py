@@ -46,6 +46,24 @@ def test_the_key_is_the_sha256_of_the_canonical_json() -> None:
     assert spec.key == hashlib.sha256(text.encode()).hexdigest()
 
 
+def test_a_spec_without_weights_has_the_key_that_it_had_before_there_were_any() -> None:
+    assert job().key == "5c812426d6c01dd5799057a2ede7068a26457db9c0a799ee5acd1791a22bd202"
+    cell = job(recipe="amp+compile", batch_size=8, threads=2).cell
+    assert cell.key == "254fdef8deddd4e3ecd0001d69ed023698889d6a48b3713706aa23cfc63baf2f"
+    both = matrix(optimizations=["baseline", "amp"])
+    assert both.key == "2b15ed844f0f51eccbb1a8e9ada935be85996cbaef6d44274d4ea54a8e088266"
+
+
+@pytest.mark.parametrize("weights", ["pretrained", f"sha256:{'a' * 64}"])
+def test_weights_are_part_of_the_key_and_survive_json(weights: str) -> None:
+    spec = job(weights=weights)
+    assert spec.key != job().key
+    assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+    [cell] = matrix(weights=weights, optimizations=["amp"], batch_sizes=[1]).cells()
+    assert cell.weights == weights
+    assert spec.cell.weights == weights
+
+
 def test_repeats_share_a_cell_and_have_keys_of_their_own() -> None:
     jobs = matrix(repeats=3).jobs()
     assert len({spec.key for spec in jobs}) == 3 * 6 * 3
@@ -99,6 +117,9 @@ def test_a_special_gpu_has_a_queue_of_its_own() -> None:
         ({"protocol": "quik"}, "Did you mean 'quick'"),
         ({"batchsizes": [1]}, "Did you mean 'batch_sizes'"),
         ({"image_size": 8}, "greater than or equal to 32"),
+        ({"weights": "/etc/passwd"}, "Possible: pretrained, or sha256:"),
+        ({"weights": "sha256:abc"}, "64 hexadecimal digits"),
+        ({"weights": f"sha256:{'a' * 64}", "models": ["resnet18", "resnet34"]}, "belongs to one model"),
         ({"repeats": 0}, "greater than or equal to 1"),
         ({"batch_sizes": list(range(1, 60_000)), "repeats": 1000}, "at most 1,000,000"),
     ],
