@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from farm import building, datasets, measuring, runtimes
+from farm import building, datasets, measuring, onnx_graph, runtimes
 from farm.environment import has_bf16
 from farm.errors import CorruptArtifact, OutOfMemory, Unsupported, memory_errors
 from farm.measurement import Measurement
@@ -153,7 +153,7 @@ def unquantized(model: Any) -> tuple[Any, dict[str, Any]]:
 def test_an_8_bit_recipe_whose_convolutions_stayed_fp32_is_invalid(
     runtime: str, measure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_runtime, "_quantize", lambda workload, file: {})
+    monkeypatch.setattr(onnx_graph, "_quantize", lambda workload, file, scheme: {})
     monkeypatch.setattr(openvino_runtime, "_quantized", lambda workload, model: unquantized(model))
     # Another batch size, so that the artifact of an honest build is not found.
     verdict = judge(measure(f"int8_static+{runtime}", batch_size=3))
