@@ -29,7 +29,7 @@ SUPPORT = Support(
     layouts=("nchw", "channels_last"),
     modes={
         "tensorrt": Mode(
-            summary="ONNX Runtime's TensorRT provider, its engine kept in the artifact",
+            summary="its TensorRT provider, the engine kept (pip install -r requirements-tensorrt.txt)",
             devices=("cuda",),
             requires=("tensorrt",),
         )

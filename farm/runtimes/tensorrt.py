@@ -16,11 +16,10 @@ from typing import Any
 
 from farm import onnx_graph
 from farm.errors import FarmError, OutOfMemory, Unsupported
-from farm.precision import PRECISIONS
 from farm.runtimes import Session, Support, Workload
 
 SUPPORT = Support(
-    summary="an engine that TensorRT builds for this very GPU",
+    summary="an engine that TensorRT builds for this very GPU (pip install -r requirements-tensorrt.txt)",
     devices=("cuda",),
     precisions=("fp32", "tf32", "fp16", "int8_static"),
     layouts=("nchw",),
@@ -107,7 +106,7 @@ def _library() -> Any:
 def _logger(library: Any) -> Any:
     """A logger of TensorRT's that keeps its errors: calls that fail say no more than None."""
 
-    class Errors(library.ILogger):  # type: ignore[misc]  # the library is known at run time only
+    class Errors(library.ILogger):
         """Keeps errors, drops the rest."""
 
         def __init__(self) -> None:
@@ -117,7 +116,8 @@ def _logger(library: Any) -> Any:
 
         def log(self, severity: Any, msg: str) -> None:
             """Called by TensorRT."""
-            if severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
+            kinds = library.ILogger.Severity
+            if severity in (kinds.ERROR, kinds.INTERNAL_ERROR):
                 self.lines.append(msg)
 
     return Errors()
@@ -147,9 +147,10 @@ class _Builder:
     def _network(self, graph: Path) -> Any:
         typed = 1 << int(self.library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         network = self.builder.create_network(typed)
-        parser = self.library.OnnxParser(network, self.logger)
-        if not parser.parse(graph.read_bytes()):
-            errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+        # The parser owns the weights that the network refers to: it must outlive the build.
+        self.parser = self.library.OnnxParser(network, self.logger)
+        if not self.parser.parse(graph.read_bytes()):
+            errors = [self.parser.get_error(i).desc() for i in range(self.parser.num_errors)]
             raise _failed("TensorRT cannot parse the ONNX graph", errors or self.logger.lines)
         return network
 
@@ -229,6 +230,6 @@ def _is_convolution(layer: Mapping[str, Any]) -> bool:
 
 def _dtype_of(layer: Mapping[str, Any]) -> str:
     """The dtype of a layer's first input: `DataType` in TensorRT 11, in 10 a part of `Format/Datatype`."""
-    first = next(iter(layer.get("Inputs") or ()), {})
-    text = " ".join(str(value) for key, value in first.items() if "type" in key.lower())
+    inputs: list[Mapping[str, Any]] = layer.get("Inputs") or [{}]
+    text = " ".join(str(value) for key, value in inputs[0].items() if "type" in key.lower())
     return next((dtype for dtype, pattern in DTYPES.items() if pattern.search(text)), "unknown")
