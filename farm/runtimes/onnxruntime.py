@@ -53,6 +53,9 @@ EXACT_CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv")
 #: The provider of a mode or, without one, of a device.
 PROVIDERS = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
 
+#: Read by NVIDIA's libraries: 0 forbids TF32 to all of them.
+TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
+
 #: How names of TensorRT's kernels tell that they multiply in 8 bits. They are not documented.
 _INT8_KERNEL = re.compile(r"i8i|i8f|i8816|i16832|_s8|int8|imma", re.IGNORECASE)
 
@@ -109,10 +112,13 @@ def _prepare_tensorrt(workload: Workload) -> None:
     if workload.recipe.mode != "tensorrt":
         return
     if workload.recipe.precision == "tf32":
-        os.environ.pop("NVIDIA_TF32_OVERRIDE", None)
+        os.unsetenv(TF32_OVERRIDE)
     else:
-        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
-    import tensorrt  # noqa: F401  # the package's libraries lie where no linker looks
+        os.putenv(TF32_OVERRIDE, "0")
+    from farm.runtimes import tensorrt
+
+    # Its libraries lie in the package, where no linker looks.
+    tensorrt.library()
 
 
 def _engines(folder: Path) -> dict[str, int]:

@@ -57,13 +57,13 @@ def build(workload: Workload, folder: Path) -> Mapping[str, Any]:
     """
     import tempfile
 
-    library = _library()
+    package = library()
     with tempfile.TemporaryDirectory() as name:
         graph = Path(name) / onnx_graph.FILE
         facts = onnx_graph.build(workload, graph, onnx_graph.Scheme.TENSORRT)
-        engine = _Builder(library).engine(graph, allow_tf32=workload.recipe.precision == "tf32")
+        engine = _Builder(package).engine(graph, allow_tf32=workload.recipe.precision == "tf32")
     (folder / FILE).write_bytes(engine)
-    return {**facts, "tensorrt": library.__version__}
+    return {**facts, "tensorrt": package.__version__}
 
 
 def load(workload: Workload, folder: Path | None) -> Session:
@@ -79,7 +79,7 @@ def load(workload: Workload, folder: Path | None) -> Session:
     assert folder is not None
     # On the default stream TensorRT would wait for the device in every call.
     torch.cuda.set_stream(torch.cuda.Stream())
-    engine = _Engine(_library(), (folder / FILE).read_bytes(), workload)
+    engine = _Engine(library(), (folder / FILE).read_bytes(), workload)
 
     class EngineSession(torch_session.TorchSession):
         """An engine."""
@@ -93,7 +93,12 @@ def load(workload: Workload, folder: Path | None) -> Session:
     return EngineSession(workload, engine.run)
 
 
-def _library() -> Any:
+def library() -> Any:
+    """The package.
+
+    Raises:
+        Unsupported: it is not installed, or its libraries cannot be loaded.
+    """
     try:
         import tensorrt
     except ImportError as error:
@@ -103,20 +108,20 @@ def _library() -> Any:
     return tensorrt
 
 
-def _logger(library: Any) -> Any:
+def _logger(package: Any) -> Any:
     """A logger of TensorRT's that keeps its errors: calls that fail say no more than None."""
 
-    class Errors(library.ILogger):
+    class Errors(package.ILogger):
         """Keeps errors, drops the rest."""
 
         def __init__(self) -> None:
             # Not super(): TensorRT's classes are made by pybind11, which asks for this.
-            library.ILogger.__init__(self)
+            package.ILogger.__init__(self)
             self.lines: list[str] = []
 
         def log(self, severity: Any, msg: str) -> None:
             """Called by TensorRT."""
-            kinds = library.ILogger.Severity
+            kinds = package.ILogger.Severity
             if severity in (kinds.ERROR, kinds.INTERNAL_ERROR):
                 self.lines.append(msg)
 
@@ -126,18 +131,18 @@ def _logger(library: Any) -> Any:
 class _Builder:
     """TensorRT's builder."""
 
-    def __init__(self, library: Any) -> None:
-        self.library = library
-        self.logger = _logger(library)
-        self.builder = library.Builder(self.logger)
+    def __init__(self, package: Any) -> None:
+        self.package = package
+        self.logger = _logger(package)
+        self.builder = package.Builder(self.logger)
 
     def engine(self, graph: Path, *, allow_tf32: bool) -> bytes:
         """The serialized engine of an ONNX file."""
         network = self._network(graph)
         config = self.builder.create_builder_config()
-        config.profiling_verbosity = self.library.ProfilingVerbosity.DETAILED  # for the evidence
+        config.profiling_verbosity = self.package.ProfilingVerbosity.DETAILED  # for the evidence
         # On by default, so it is said either way.
-        flag = self.library.BuilderFlag.TF32
+        flag = self.package.BuilderFlag.TF32
         (config.set_flag if allow_tf32 else config.clear_flag)(flag)
         engine = self.builder.build_serialized_network(network, config)
         if engine is None:
@@ -145,10 +150,10 @@ class _Builder:
         return bytes(engine)
 
     def _network(self, graph: Path) -> Any:
-        typed = 1 << int(self.library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        typed = 1 << int(self.package.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         network = self.builder.create_network(typed)
         # The parser owns the weights that the network refers to: it must outlive the build.
-        self.parser = self.library.OnnxParser(network, self.logger)
+        self.parser = self.package.OnnxParser(network, self.logger)
         if not self.parser.parse(graph.read_bytes()):
             errors = [self.parser.get_error(i).desc() for i in range(self.parser.num_errors)]
             raise _failed("TensorRT cannot parse the ONNX graph", errors or self.logger.lines)
@@ -163,19 +168,19 @@ def _failed(what: str, lines: list[str]) -> FarmError:
 class _Engine:
     """An engine in a context of its own, with its output in one buffer that each call overwrites."""
 
-    def __init__(self, library: Any, serialized: bytes, workload: Workload) -> None:
+    def __init__(self, package: Any, serialized: bytes, workload: Workload) -> None:
         import torch
 
-        self.library = library
-        self.logger = _logger(library)
-        self.runtime = library.Runtime(self.logger)
+        self.package = package
+        self.logger = _logger(package)
+        self.runtime = package.Runtime(self.logger)
         self.engine = self.runtime.deserialize_cuda_engine(serialized)
         if self.engine is None:
             raise _failed("TensorRT does not take the engine's file", self.logger.lines)
         self.context = self.engine.create_execution_context()
         if self.context is None:
             raise _failed("TensorRT could not make an execution context", self.logger.lines)
-        dtypes = {library.DataType.FLOAT: torch.float32, library.DataType.HALF: torch.float16}
+        dtypes = {package.DataType.FLOAT: torch.float32, package.DataType.HALF: torch.float16}
         self.output = torch.empty(
             tuple(self.engine.get_tensor_shape(onnx_graph.OUTPUT)),
             dtype=dtypes[self.engine.get_tensor_dtype(onnx_graph.OUTPUT)],
@@ -197,7 +202,7 @@ class _Engine:
         import json
 
         inspector = self.engine.create_engine_inspector()
-        text = inspector.get_engine_information(self.library.LayerInformationFormat.JSON)
+        text = inspector.get_engine_information(self.package.LayerInformationFormat.JSON)
         # Mere names where the engine was built without details.
         return [layer for layer in json.loads(text)["Layers"] if isinstance(layer, dict)]
 

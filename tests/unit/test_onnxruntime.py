@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -20,14 +23,15 @@ from farm.runtimes import onnxruntime as plugin
 from tests.fakes import workloads
 from tests.fakes.onnx_providers import CPU, CUDA, TENSORRT, Gpu
 
-TF32 = "NVIDIA_TF32_OVERRIDE"
-
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
-    monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))
-    monkeypatch.setenv(TF32, "set before")
-    return Gpu(monkeypatch)
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
+    library = ModuleType("tensorrt")
+    library.__spec__ = ModuleSpec("tensorrt", None)  # torch looks for it
+    monkeypatch.setitem(sys.modules, "tensorrt", library)
+    os.putenv(plugin.TF32_OVERRIDE, "set before")
+    yield Gpu(monkeypatch)
+    os.unsetenv(plugin.TF32_OVERRIDE)
 
 
 def built(recipe: str, folder: Path) -> Any:
@@ -62,13 +66,16 @@ def test_tensorrt_builds_a_typed_network_with_its_engine_in_the_artifact(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("recipe", "override"), [("onnxruntime(tensorrt)", "0"), ("tf32+onnxruntime(tensorrt)", None)]
+    ("recipe", "override"), [("onnxruntime(tensorrt)", b"0"), ("tf32+onnxruntime(tensorrt)", None)]
 )
 def test_tensorrts_provider_takes_tf32_from_the_one_variable_there_is(
-    recipe: str, override: str | None, gpu: Gpu, tmp_path: Path
+    recipe: str, override: bytes | None, gpu: Gpu, tmp_path: Path
 ) -> None:
     built(recipe, tmp_path)
-    assert os.environ.get(TF32) == override
+    # Where libraries read it: Python's own copy is not told.
+    getenv = ctypes.CDLL(None).getenv
+    getenv.restype = ctypes.c_char_p
+    assert getenv(plugin.TF32_OVERRIDE.encode()) == override
 
 
 def test_the_engine_is_made_by_the_build_and_only_loaded_by_a_measurement(gpu: Gpu, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def built(recipe: str, folder: Path) -> Any:
 
 def test_the_plugin_does_not_stand_before_the_library(library: ModuleType) -> None:
     assert runtimes.module("tensorrt") is plugin
-    assert plugin._library() is library
+    assert plugin.library() is library
     assert plugin.__name__ == "farm.runtimes.tensorrt"
 
 
@@ -111,7 +111,7 @@ def test_a_file_that_is_no_engine_is_refused_with_the_librarys_words(library: An
 def test_a_library_that_cannot_be_loaded_is_unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(Unsupported, match=r"pip install -r requirements-tensorrt\.txt"):
-        plugin._library()
+        plugin.library()
 
 
 @pytest.mark.parametrize("recipe", ["tensorrt", "fp16+tensorrt", "int8_static+tensorrt", "onnxruntime(tensorrt)"])
