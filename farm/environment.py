@@ -24,7 +24,7 @@ PACKAGES = {
     "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
     "openvino": ("openvino",),
     "nncf": ("nncf",),
-    "tensorrt": ("tensorrt",),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
 }
 
 #: Instruction sets that decide what runs fast on a CPU.

@@ -319,6 +319,22 @@ def test_the_command_prints_a_table_and_one_json_object_on_the_last_line(setting
 
 
 @pytest.mark.parametrize(
+    ("recipe", "why"),
+    [
+        ("cuda_graph", "cuda_graph runs on cuda, not on cpu"),
+        ("fp16+tensorrt", "tensorrt runs on cuda, not on cpu"),
+        ("int8_static+onnxruntime(tensorrt)", "onnxruntime(tensorrt) runs on cuda, not on cpu"),
+        ("fp16+onnxruntime", "fp16 on onnxruntime runs on cuda, not on cpu"),
+    ],
+)
+def test_what_only_a_gpu_runs_is_an_unsupported_result_on_a_cpu(recipe: str, why: str, tmp_path: Path) -> None:
+    done = _farm("measure", "--recipe", recipe, data=tmp_path / "data")
+    assert done.returncode == 0
+    ended = json.loads(done.stdout.splitlines()[-1])
+    assert (ended["outcome"], ended["reason"]) == ("unsupported", why)
+
+
+@pytest.mark.parametrize(
     ("arguments", "part"),
     [
         (["--recipe", "chanels_last"], "Did you mean 'channels_last'"),

@@ -125,6 +125,8 @@ def test_what_needs_a_gpu_and_tensorrt_is_unsupported_without(
     monkeypatch.setattr(plugins, "installed", lambda module: module != "tensorrt")
     with pytest.raises(Unsupported, match="needs tensorrt: pip install"):
         catalogue.require_installed(asked)
+    assert catalogue.why_not(recipe, ["cpu"]) == "no: needs cuda"
+    assert "needs tensorrt: pip install" in catalogue.why_not(recipe, ["cpu", "cuda"])
 
 
 def test_layers_without_details_are_no_evidence() -> None:
