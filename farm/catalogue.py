@@ -230,6 +230,8 @@ def require_installed(asked: Recipe) -> None:
 
 def _require(what: str, modules: tuple[str, ...]) -> None:
     missing = [name for name in modules if not plugins.installed(name)]
+    if "tensorrt" in missing:  # a layer of its own, pinned: another version may not fit what is built on it
+        raise Unsupported(f"{what} needs tensorrt: pip install -r requirements-tensorrt.txt")
     if missing:
         packages = [name.replace("_", "-") for name in missing]
         raise Unsupported(f"{what} needs {', '.join(packages)}: pip install {' '.join(packages)}")

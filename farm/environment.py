@@ -27,7 +27,7 @@ PACKAGES = {
     "nncf": ("nncf",),
     "torchao": ("torchao",),
     "torch-pruning": ("torch-pruning",),
-    "tensorrt": ("tensorrt",),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
 }
 
 #: Instruction sets that decide what runs fast on a CPU.

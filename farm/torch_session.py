@@ -81,6 +81,16 @@ class TorchSession:
         return watch
 
 
+def kernels(call: Callable[[], Any]) -> list[str]:
+    """The names of the GPU kernels that one call starts, whichever library starts them."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as watch:
+        call()
+        torch.cuda.synchronize()
+    return [event.name for event in watch.events() or () if event.device_type == torch.autograd.DeviceType.CUDA]
+
+
 def asked_dtype(workload: Workload) -> str:
     """The dtype that the recipe's convolutions must run in."""
     return PRECISIONS[workload.recipe.precision].dtypes[workload.device]

@@ -1,157 +1,162 @@
-"""ONNX Runtime: the model exported to ONNX and run by one execution provider, through I/O binding."""
+"""ONNX Runtime: the model exported to ONNX and run by one execution provider, through I/O binding.
+
+`onnxruntime(tensorrt)` asks for its TensorRT provider. That one makes an engine, which takes minutes, when a
+session is created; the build phase creates one with the engine cache in the artifact, and the measuring
+process only loads it. The cache is valid for one model, GPU and set of versions, as the artifact's key is:
+https://onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html#tensorrt-ep-caches
+"""
 
 from __future__ import annotations
 
 import collections
+import os
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from farm import onnx_graph
+from farm.errors import Unsupported
 from farm.precision import PRECISIONS
-from farm.runtimes import Session, Support, Workload
+from farm.runtimes import Mode, Session, Support, Workload
 
 SUPPORT = Support(
     summary="exported to ONNX, run by ONNX Runtime's CPU or CUDA provider",
-    precisions=("fp32", "int8_static", "int8_dynamic"),
+    precisions=("fp32", "tf32", "fp16", "int8_static", "int8_dynamic"),
     layouts=("nchw", "channels_last"),
+    modes={
+        "tensorrt": Mode(
+            summary="its TensorRT provider, the engine kept (pip install -r requirements-tensorrt.txt)",
+            devices=("cuda",),
+            requires=("tensorrt",),
+        )
+    },
+    only_on={
+        # Its CPU provider casts float16 convolutions to float32, its GPU providers have no ConvInteger.
+        "fp16": ("cuda",),
+        "int8_dynamic": ("cpu",),
+    },
     requires=("onnxruntime", "onnx", "onnxscript"),
     reasons={
         "amp": "autocast is torch's own; an ONNX graph has fixed dtypes",
-        "tf32": "the CUDA provider's own setting, which the farm leaves off",
         "bf16": "its CPU provider has no bfloat16 convolution",
-        "fp16": "its CPU provider has no float16 convolution",
     },
 )
 
-FILE = "model.onnx"
-CPU = "CPUExecutionProvider"
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 #: Operators of the optimized graph that convolve in 8 bits, and those that do not.
 INT8_CONVOLUTIONS = ("QLinearConv", "ConvInteger")
 EXACT_CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv")
-PROVIDERS = {"cpu": CPU, "cuda": "CUDAExecutionProvider"}
+#: The provider of a mode or, without one, of a device.
+PROVIDERS = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
+
+#: Read by NVIDIA's libraries: 0 forbids TF32 to all of them.
+TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
+
+#: How names of TensorRT's kernels tell that they multiply in 8 bits. They are not documented.
+_INT8_KERNEL = re.compile(r"i8i|i8f|i8816|i16832|_s8|int8|imma", re.IGNORECASE)
 
 
 def build(workload: Workload, folder: Path) -> Mapping[str, Any]:
-    """Exports the model into one file; with `channels_last` its input is NHWC."""
-    import torch
+    """Exports the model and quantizes it; for TensorRT, makes the engine too.
 
-    model = workload.model()
-    shape = host_shape(workload)
-    if workload.recipe.layout == "channels_last":
-        model = _channels_last(model)
-    program = torch.onnx.export(
-        model, (torch.zeros(shape),), dynamo=True, input_names=["images"], output_names=["logits"], verbose=False
-    )
-    program.save(str(folder / FILE), external_data=False)
-    opset = next(o.version for o in program.model_proto.opset_import if not o.domain)
-    facts = {"opset": opset, "graph_nodes": len(program.model_proto.graph.node)}
-    if PRECISIONS[workload.recipe.precision].is_int8:
-        facts |= _quantize(workload, folder / FILE)
+    Raises:
+        Unsupported: 8 bits on the CUDA provider, which has no such convolution.
+    """
+    by_tensorrt = workload.recipe.mode == "tensorrt"
+    if workload.device == "cuda" and PRECISIONS[workload.recipe.precision].is_int8 and not by_tensorrt:
+        asked = workload.recipe.precision
+        raise Unsupported(
+            f"ONNX Runtime's CUDA provider has no 8-bit convolution, it would run {asked} in float32: "
+            f"take {asked}+onnxruntime(tensorrt) or {asked}+tensorrt"
+        )
+    scheme = onnx_graph.Scheme.TENSORRT if by_tensorrt else onnx_graph.Scheme.CPU
+    facts = onnx_graph.build(workload, folder / onnx_graph.FILE, scheme)
+    if by_tensorrt:
+        session = OnnxSession(workload, folder)
+        session.run(session.to_device(np.zeros(workload.shape, np.float32)))
+        facts = {**facts, "engines": len(_engines(folder))}
     return facts
 
 
-def _quantize(workload: Workload, file: Path) -> Mapping[str, Any]:
-    """Replaces the model by its 8-bit form, made by ONNX Runtime's own quantizer."""
-    import tempfile
-
-    import onnx
-    from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    with tempfile.TemporaryDirectory() as name:
-        exact, ready = Path(name) / "exact.onnx", Path(name) / "ready.onnx"
-        model = onnx.load(file)
-        # The exporter's shapes contradict those that the quantizer infers.
-        del model.graph.value_info[:]
-        onnx.save(model, exact)
-        quant_pre_process(str(exact), str(ready), skip_symbolic_shape=True)
-        if workload.recipe.precision == "int8_dynamic":
-            quantization.quantize_dynamic(ready, file, per_channel=True, weight_type=quantization.QuantType.QInt8)
-            return {}
-        images = _as_host(workload, workload.calibration())
-        quantization.quantize_static(
-            str(ready),
-            str(file),
-            _Batches(images, workload.shape[0]),
-            quant_format=quantization.QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-        )
-        return {"calibration_samples": len(images)}
-
-
-class _Batches:
-    """Calibration images as ONNX Runtime's quantizer asks for them."""
-
-    def __init__(self, images: np.ndarray, batch_size: int) -> None:
-        starts = range(0, len(images), batch_size)
-        self._batches = iter([images[start : start + batch_size] for start in starts])
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next batch; None after the last."""
-        batch = next(self._batches, None)
-        return None if batch is None else {"images": batch}
-
-
-def _as_host(workload: Workload, images: np.ndarray) -> np.ndarray:
-    """NCHW images as the graph wants them."""
-    if workload.recipe.layout == "channels_last":
-        return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-    return images
-
-
 def load(workload: Workload, folder: Path | None) -> Session:
-    """A session on the provider of the workload's device.
+    """A session on the provider of the recipe's mode or of the workload's device.
 
-    ONNX Runtime falls back to the CPU with nothing but a log line where it cannot have the provider;
+    ONNX Runtime falls back to another provider with nothing but a log line where it cannot have this one;
     the session's evidence says which one it got.
     """
     assert folder is not None
-    return OnnxSession(workload, folder / FILE, PROVIDERS[workload.device])
+    return OnnxSession(workload, folder)
 
 
-def host_shape(workload: Workload) -> tuple[int, int, int, int]:
-    """Shape of the graph's input: NHWC with `channels_last`, else NCHW."""
-    batch, channels, height, width = workload.shape
-    if workload.recipe.layout == "channels_last":
-        return batch, height, width, channels
-    return workload.shape
+def providers(workload: Workload, folder: Path) -> list[tuple[str, dict[str, str]]]:
+    """The provider that is asked for, with its options, and the one for nodes that TensorRT cannot take."""
+    asked = PROVIDERS[workload.recipe.mode or workload.device]
+    # The CUDA provider's own default is 1: fp32 would be TF32.
+    cuda = (CUDA, {"use_tf32": "1" if workload.recipe.precision == "tf32" else "0"})
+    if asked == TENSORRT:
+        # Neither trt_fp16_enable nor trt_int8_enable: without them the network is strongly typed.
+        return [(TENSORRT, {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder)}), cuda]
+    return [cuda] if asked == CUDA else [(asked, {})]
 
 
-def _channels_last(model: Any) -> Any:
-    import torch
+def _prepare_tensorrt(workload: Workload) -> None:
+    """Loads TensorRT where the provider finds it, with TF32 as the recipe asks.
 
-    class ChannelsLast(torch.nn.Module):
-        """The model with an NHWC input."""
+    The provider has no option for TF32, which TensorRT takes by default; this variable is the only way
+    (https://github.com/microsoft/onnxruntime/issues/26029) and is read once, so before TensorRT is loaded.
+    """
+    if workload.recipe.mode != "tensorrt":
+        return
+    if workload.recipe.precision == "tf32":
+        os.unsetenv(TF32_OVERRIDE)
+    else:
+        os.putenv(TF32_OVERRIDE, "0")
+    from farm.runtimes import tensorrt
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
+    # Its libraries lie in the package, where no linker looks.
+    tensorrt.library()
 
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            """Logits of a batch of NHWC images."""
-            return self.model(images.permute(0, 3, 1, 2))
 
-    return ChannelsLast().eval()
+def _engines(folder: Path) -> dict[str, int]:
+    """The cached engines, with the time each was written."""
+    return {file.name: file.stat().st_mtime_ns for file in folder.glob("*.engine")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A node of the optimized graph that ran."""
+
+    provider: str
+    operator: str
+    #: Of its first input; empty where it has none.
+    dtype: str
 
 
 class OnnxSession:
     """An ONNX Runtime session with its input and output bound on the device."""
 
-    def __init__(self, workload: Workload, file: Path, provider: str) -> None:
+    def __init__(self, workload: Workload, folder: Path) -> None:
+        _prepare_tensorrt(workload)
+        # On a GPU torch is loaded by now, and with it the CUDA libraries that the providers need.
         import onnxruntime
 
         self.workload = workload
-        self.file = file
-        self.provider = provider
+        self.file = folder / onnx_graph.FILE
+        self.providers = providers(workload, folder)
         self.runtime = onnxruntime
-        self.session = onnxruntime.InferenceSession(str(file), self._options(), providers=[provider])
+        before = _engines(folder)
+        self.session = self._session(self._options())
+        self.engine_was_cached = bool(before) and before == _engines(folder)
         self.binding = self.session.io_binding()
         self.on = "cpu" if self.session.get_providers()[0] == CPU else "cuda"
-        self.binding.bind_output("logits", self.on)
+        self.binding.bind_output(onnx_graph.OUTPUT, self.on)
+
+    def _session(self, options: Any) -> Any:
+        return self.runtime.InferenceSession(str(self.file), options, providers=self.providers)
 
     def _options(self) -> Any:
         options = self.runtime.SessionOptions()
@@ -162,43 +167,65 @@ class OnnxSession:
         return options
 
     def to_device(self, host: np.ndarray) -> Any:
-        """The array on the device, as the graph wants it (NHWC with `channels_last`)."""
-        return self.runtime.OrtValue.ortvalue_from_numpy(_as_host(self.workload, host), self.on, 0)
+        """The array on the device, as the graph wants it: NHWC with `channels_last`, float16 with `fp16`."""
+        return self.runtime.OrtValue.ortvalue_from_numpy(onnx_graph.as_input(self.workload, host), self.on, 0)
 
     def run(self, on_device: Any) -> Any:
         """One call through the binding."""
-        self.binding.bind_ortvalue_input("images", on_device)
+        self.binding.bind_ortvalue_input(onnx_graph.INPUT, on_device)
         self.session.run_with_iobinding(self.binding)
         return self.binding.get_outputs()[0]
 
     def to_host(self, output: Any) -> np.ndarray:
-        """The logits."""
+        """The logits as float32."""
         logits: np.ndarray = output.numpy()
-        return logits
+        return logits.astype(np.float32, copy=False)
 
     def evidence(self, on_device: Any) -> Mapping[str, Any]:
-        """The provider that took each node of one profiled call."""
-        ran = self._ran(on_device)
-        nodes = dict(collections.Counter(provider for provider, _ in ran))
-        operators = collections.Counter(operator for _, operator in ran)
-        int8 = sum(operators[name] for name in INT8_CONVOLUTIONS)
-        exact = sum(operators[name] for name in EXACT_CONVOLUTIONS)
-        actual = max(nodes, key=lambda name: nodes[name], default="none seen")
+        """The provider that took each node of one profiled call, and the dtypes of its convolutions."""
+        ran, asked = self._ran(on_device), self.providers[0][0]
+        nodes = dict(collections.Counter(node.provider for node in ran))
+        on_asked, total = nodes.get(asked, 0), sum(nodes.values())
         return {
-            "provider_asked": self.provider,
+            "provider_asked": asked,
             "provider": self.session.get_providers()[0],
             "dtype_asked": PRECISIONS[self.workload.recipe.precision].dtypes[self.workload.device],
-            "dtype": "int8" if int8 else _dtype(self.session.get_outputs()[0].type),
-            "convolutions": {"int8": int8, "float32": exact},
-            **({"int8_convolutions": int8, "exact_convolutions": exact} if int8 else {}),
+            **self._dtypes(ran),
+            **(self._by_tensorrt(on_device) if asked == TENSORRT else {}),
             "nodes": nodes,
-            "nodes_elsewhere": sum(nodes.values()) - nodes.get(self.provider, 0),
-            "nodes_mostly_on": actual,
+            "nodes_elsewhere": total - on_asked,
+            "node_share": on_asked / total if total else 0.0,
+            "nodes_mostly_on": max(nodes, key=lambda name: nodes[name], default="none seen"),
             "channels_last": self.workload.recipe.layout == "channels_last",
         }
 
-    def _ran(self, on_device: Any) -> list[tuple[str, str]]:
-        """(provider, operator) of every node: one more run, in a session that writes a profile."""
+    def _dtypes(self, ran: list[Node]) -> dict[str, Any]:
+        """How many convolutions ran in each dtype; without any, the dtype of the output."""
+        operators = collections.Counter(node.operator for node in ran)
+        int8 = sum(operators[name] for name in INT8_CONVOLUTIONS)
+        floats = collections.Counter(node.dtype for node in ran if node.operator in EXACT_CONVOLUTIONS)
+        output = _dtype(self.session.get_outputs()[0].type)
+        exact = max(floats, key=lambda dtype: floats[dtype], default=output)
+        return {
+            "dtype": "int8" if int8 else exact,
+            "convolutions": {"int8": int8, "float32": 0, **floats},
+            **({"int8_convolutions": int8, "exact_convolutions": floats.total()} if int8 else {}),
+        }
+
+    def _by_tensorrt(self, on_device: Any) -> dict[str, Any]:
+        """What can be told of an engine whose layers ONNX Runtime does not show."""
+        known: dict[str, Any] = {"engine_was_cached": self.engine_was_cached}
+        if not PRECISIONS[self.workload.recipe.precision].is_int8:
+            return known
+        from farm import torch_session
+
+        kernels = torch_session.kernels(lambda: self.run(on_device))
+        int8 = [name for name in kernels if _INT8_KERNEL.search(name)]
+        dtype = "int8" if int8 else "no 8-bit kernel seen"
+        return {**known, "dtype": dtype, "kernels": len(kernels), "int8_kernels": len(int8)}
+
+    def _ran(self, on_device: Any) -> list[Node]:
+        """Every node: one more run, in a session that writes a profile."""
         import json
         import tempfile
 
@@ -206,14 +233,21 @@ class OnnxSession:
             options = self._options()
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
-            session = self.runtime.InferenceSession(str(self.file), options, providers=[self.provider])
-            session.run(None, {"images": on_device.numpy()})
+            session = self._session(options)
+            session.run(None, {onnx_graph.INPUT: on_device.numpy()})
             events = json.loads(Path(session.end_profiling()).read_text())
-        found = (event["args"] for event in events if event.get("args", {}).get("provider"))
-        return [(args["provider"], args.get("op_name", "")) for args in found]
+        return [_node(event["args"]) for event in events if event.get("args", {}).get("provider")]
+
+
+def _node(args: Mapping[str, Any]) -> Node:
+    """A profile's event: its inputs are listed as `{"float": [4, 3, 64, 64]}`."""
+    dtypes = [dtype for shape in args.get("input_type_shape", ()) for dtype in shape]
+    return Node(
+        provider=args["provider"], operator=args.get("op_name", ""), dtype=_dtype(dtypes[0] if dtypes else "")
+    )
 
 
 def _dtype(onnx_type: str) -> str:
-    """`tensor(float)` as torch names it."""
+    """`tensor(float)` or `float` as torch names it."""
     inner = onnx_type.removeprefix("tensor(").removesuffix(")")
     return {"float": "float32", "double": "float64"}.get(inner, inner)

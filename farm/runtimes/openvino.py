@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from farm import onnx_graph
 from farm.precision import PRECISIONS
 from farm.runtimes import Session, Support, Workload
 
@@ -41,20 +42,10 @@ def build(workload: Workload, folder: Path) -> Mapping[str, Any]:
     """Converts the model and, for 8 bits, lets NNCF quantize it on training images."""
     import tempfile
 
-    import torch
-
     openvino = _library()
     with tempfile.TemporaryDirectory() as name:
-        file = Path(name) / "model.onnx"
-        program = torch.onnx.export(
-            workload.model(),
-            (torch.zeros(workload.shape),),
-            dynamo=True,
-            input_names=["images"],
-            output_names=["logits"],
-            verbose=False,
-        )
-        program.save(str(file), external_data=False)
+        file = Path(name) / onnx_graph.FILE
+        onnx_graph.export(workload, file)
         model = openvino.convert_model(file)
     facts: dict[str, Any] = {}
     if workload.recipe.precision == "int8_static":

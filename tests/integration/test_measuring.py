@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from farm import building, datasets, measuring, runtimes
+from farm import building, datasets, measuring, onnx_graph, runtimes
 from farm.environment import has_bf16
 from farm.errors import CorruptArtifact, OutOfMemory, Unsupported, memory_errors
 from farm.measurement import Measurement
@@ -213,7 +213,7 @@ def unquantized(model: Any) -> tuple[Any, dict[str, Any]]:
 def test_an_8_bit_recipe_whose_convolutions_stayed_fp32_is_invalid(
     runtime: str, measure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_runtime, "_quantize", lambda workload, file: {})
+    monkeypatch.setattr(onnx_graph, "_quantize", lambda workload, file, scheme: {})
     monkeypatch.setattr(openvino_runtime, "_quantized", lambda workload, model: unquantized(model))
     # Another batch size, so that the artifact of an honest build is not found.
     verdict = judge(measure(f"int8_static+{runtime}", batch_size=3))
@@ -376,6 +376,22 @@ def test_the_command_prints_a_table_and_one_json_object_on_the_last_line(setting
     for figure in ("device", "end_to_end"):
         assert list(summary["latency_s"][figure]) == ["mean", "std", "min", "p50", "p90", "p95", "p99"]
     assert "resnet18_baseline, batch 2" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("recipe", "why"),
+    [
+        ("cuda_graph", "cuda_graph runs on cuda, not on cpu"),
+        ("fp16+tensorrt", "tensorrt runs on cuda, not on cpu"),
+        ("int8_static+onnxruntime(tensorrt)", "onnxruntime(tensorrt) runs on cuda, not on cpu"),
+        ("fp16+onnxruntime", "fp16 on onnxruntime runs on cuda, not on cpu"),
+    ],
+)
+def test_what_only_a_gpu_runs_is_an_unsupported_result_on_a_cpu(recipe: str, why: str, tmp_path: Path) -> None:
+    done = _farm("measure", "--recipe", recipe, data=tmp_path / "data")
+    assert done.returncode == 0
+    ended = json.loads(done.stdout.splitlines()[-1])
+    assert (ended["outcome"], ended["reason"]) == ("unsupported", why)
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,11 @@ from workers import supervisor
 
 
 def test_every_choice_is_described() -> None:
-    assert set(catalogue.described()) == set(catalogue.choices())
+    assert {text.partition("(")[0] for text in catalogue.described()} == set(catalogue.choices())
 
 
 @pytest.mark.parametrize(
-    "text", ["amp+openvino", "channels_last+openvino", "fp16+onnxruntime", "int8_static", "int8_static+compile"]
+    "text", ["amp+openvino", "channels_last+openvino", "bf16+onnxruntime", "int8_static", "int8_static+compile"]
 )
 def test_what_a_runtime_cannot_do_is_refused_with_the_reason(text: str) -> None:
     with pytest.raises(BadInput, match=r"does not run with .*: .+\. Nearest possible: "):
