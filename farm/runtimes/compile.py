@@ -138,7 +138,7 @@ def _compiled(package: Path) -> dict[str, Any]:
             archive.read(name).decode(errors="replace") for name in archive.namelist() if name.endswith(".cpp")
         ]
     calls = Counter(found for text in sources for found in _CALL.findall(text))
-    int8 = calls["qconv_pointwise_tensor"]
+    int8 = sum(times for name, times in calls.items() if name.startswith("qconv"))
     exact = sum(times for name, times in calls.items() if "conv" in name) - int8
     return {"compiled_regions": 1, "convolutions_compiled": {"int8": int8, "other": exact}}
 
@@ -215,5 +215,6 @@ def _compiled_here(workload: Workload) -> Session:
 
 def _convolution_dtypes(graph: Any) -> list[str]:
     """The dtype of every convolution's output in a graph that is about to be compiled."""
-    values = (node.meta.get("example_value") for node in graph.graph.nodes if "conv" in str(node.target))
+    called = (node for node in graph.graph.nodes if node.op == "call_function" and "conv" in str(node.target))
+    values = (node.meta.get("example_value") for node in called)
     return [str(value.dtype).removeprefix("torch.") for value in values if hasattr(value, "dtype")]
