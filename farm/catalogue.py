@@ -140,7 +140,8 @@ def impossible(asked: Recipe) -> str | None:
 
 def _refused(asked: Recipe) -> str | None:
     support = runtimes.support(asked.runtime)
-    for axis, offered in (("precision", support.precisions), ("layout", support.layouts)):
+    offers = {"precision": support.precisions, "layout": support.layouts, "allocator": support.allocators}
+    for axis, offered in offers.items():
         chosen = asked.on(axis)
         if chosen not in offered:
             why = support.reasons.get(chosen, f"it offers {', '.join(offered)}")
@@ -164,7 +165,7 @@ def _nearest(asked: Recipe) -> list[str]:
 
 def _neighbours(asked: Recipe) -> Iterator[Recipe]:
     """With a choice less or exchanged, then with two exchanged."""
-    yield from (asked.without(axis) for axis in ("precision", "layout", "compression"))
+    yield from (asked.without(axis) for axis in ("allocator", "precision", "layout", "compression"))
     loadable = plugins.loadable(runtimes.__name__)
     others = sorted(loadable, key=lambda name: name != recipe.DEFAULTS["runtime"])
     elsewhere = [Choice(axis="runtime", name=name) for name in others]

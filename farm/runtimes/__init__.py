@@ -50,6 +50,7 @@ class Support:
     devices: tuple[str, ...] = ("cpu", "cuda")
     precisions: tuple[str, ...] = ("fp32",)
     layouts: tuple[str, ...] = ("nchw",)
+    allocators: tuple[str, ...] = ("pinned_malloc", "system_malloc", "jemalloc")
     #: What may stand in parentheses, by its word.
     modes: Mapping[str, Mode] = field(default_factory=dict)
     #: Devices of a precision that not all of the runtime's devices have, by its name.
@@ -58,7 +59,7 @@ class Support:
     requires: tuple[str, ...] = ()
     #: The same for one precision, by its name.
     requires_for: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    #: Why a precision or a layout is missing, by its name: shown when somebody asks for it.
+    #: Why a precision, a layout or an allocator is missing, by its name: shown when somebody asks for it.
     reasons: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -18,6 +18,7 @@ SUPPORT = Support(
     devices=("cpu",),
     precisions=("fp32", "bf16", "int8_static"),
     layouts=("nchw",),
+    allocators=("pinned_malloc", "system_malloc"),
     requires=("openvino", "onnx", "onnxscript"),
     requires_for={"int8_static": ("nncf",)},
     reasons={
@@ -26,6 +27,7 @@ SUPPORT = Support(
         "fp16": "its CPU plug-in computes it in fp32 on most processors",
         "int8_dynamic": "its CPU plug-in quantizes activations of fully connected layers only",
         "channels_last": "it lays out activations itself",
+        "jemalloc": "its plug-in frees with glibc what jemalloc allocated, and aborts",
     },
 )
 

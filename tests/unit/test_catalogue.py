@@ -21,7 +21,7 @@ def test_every_choice_is_described() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["amp+openvino", "channels_last+openvino", "bf16+onnxruntime", "int8_static", "int8_static+compile"]
+    "text", ["amp+openvino", "channels_last+openvino", "bf16+onnxruntime", "int8_static", "int8_dynamic+compile"]
 )
 def test_what_a_runtime_cannot_do_is_refused_with_the_reason(text: str) -> None:
     with pytest.raises(BadInput, match=r"does not run with .*: .+\. Nearest possible: "):

@@ -52,6 +52,7 @@ def test_what_a_choice_takes_in_parentheses_has_a_default_and_a_range() -> None:
         ("qat", ["qat does not go with fp32", "qat+int8_static+compile"]),
         ("qat+amp+onnxruntime", ["amp", "qat+int8_static+onnxruntime"]),
         ("int8_static+compile(reduce-overhead)", ["no device has all of it", "int8_static+compile"]),
+        ("openvino+jemalloc", ["frees with glibc", "Nearest possible: openvino or jemalloc"]),
         ("pruning+distillation", ["both choices of compression", "pruning(0.3) or distillation(0.5)"]),
         ("chanels_last", ["Did you mean 'channels_last'", "onnxruntime"]),
         ("torchscript+compile", ["both choices of runtime", "Nearest possible: torchscript or compile"]),
