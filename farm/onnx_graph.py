@@ -5,6 +5,7 @@ Every runtime that starts from ONNX takes it from here, so that all of them run 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -77,6 +78,16 @@ def as_input(workload: Workload, images: np.ndarray) -> np.ndarray:
     if workload.recipe.layout == "channels_last":
         images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
     return images.astype(np.float16) if workload.recipe.precision == "fp16" else images
+
+
+def weight_dtypes(file: Path) -> dict[str, int]:
+    """How many values a graph's file has in each dtype, weights and other constants."""
+    import onnx
+
+    counts: Counter[str] = Counter()
+    for tensor in onnx.load(file).graph.initializer:
+        counts[str(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))] += int(np.prod(tensor.dims))
+    return dict(counts.most_common())
 
 
 def _channels_last(model: torch.nn.Module) -> torch.nn.Module:

@@ -50,6 +50,7 @@ class TorchSession:
 
     def __init__(self, workload: Workload, call: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self.workload = workload
+        self.module = call
         self.run = torch.inference_mode()(call)
 
     def to_device(self, host: np.ndarray) -> torch.Tensor:
@@ -68,10 +69,23 @@ class TorchSession:
             "dtype_asked": asked_dtype(self.workload),
             "dtype": next(iter(watch.dtypes(*CONVOLUTIONS)), "none seen"),
             "convolutions": watch.dtypes(*CONVOLUTIONS),
+            "weight_dtypes": self.weight_dtypes(),
             "matmul_precision": torch.backends.cuda.matmul.fp32_precision,
             "batch_norms": sum(watch.dtypes("batch_norm", "native_batch_norm").values()),
             "channels_last": on_device.is_contiguous(memory_format=torch.channels_last),
         }
+
+    def weight_dtypes(self) -> dict[str, int]:
+        """How many values the model has in each dtype; of a frozen graph, among its constants."""
+        module = self.module
+        if isinstance(module, torch.jit.ScriptModule):
+            found = [node.t("value") for node in module.graph.nodes() if _is_tensor_constant(node)]
+        else:
+            found = list(module.parameters()) if isinstance(module, torch.nn.Module) else []
+        counts: collections.Counter[str] = collections.Counter()
+        for tensor in found:
+            counts[_stored_dtype(tensor)] += tensor.numel()
+        return dict(counts.most_common())
 
     def watch(self, on_device: torch.Tensor) -> Watch:
         """One more call, watched."""
@@ -89,6 +103,16 @@ def kernels(call: Callable[[], Any]) -> list[str]:
         call()
         torch.cuda.synchronize()
     return [event.name for event in watch.events() or () if event.device_type == torch.autograd.DeviceType.CUDA]
+
+
+def _is_tensor_constant(node: Any) -> bool:
+    return bool(node.kind() == "prim::Constant" and node.hasAttribute("value") and node.kindOf("value") == "t")
+
+
+def _stored_dtype(tensor: torch.Tensor) -> str:
+    """What a weight is stored in: torchao's quantized ones say float of themselves and hold integers."""
+    held = getattr(tensor, "qdata", tensor)
+    return str(held.dtype).removeprefix("torch.")
 
 
 def asked_dtype(workload: Workload) -> str:

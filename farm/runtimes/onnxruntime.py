@@ -191,6 +191,7 @@ class OnnxSession:
             "provider": self.session.get_providers()[0],
             "dtype_asked": PRECISIONS[self.workload.recipe.precision].dtypes[self.workload.device],
             **self._dtypes(ran),
+            "weight_dtypes": onnx_graph.weight_dtypes(self.file),
             **(self._by_tensorrt(on_device) if asked == TENSORRT else {}),
             "nodes": nodes,
             "nodes_elsewhere": total - on_asked,

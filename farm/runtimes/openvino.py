@@ -89,6 +89,7 @@ class OpenVinoSession:
     def __init__(self, workload: Workload, file: Path) -> None:
         openvino = _library()
         self.workload = workload
+        self.file = file
         self.runtime = openvino
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -129,8 +130,18 @@ class OpenVinoSession:
             "dtype_asked": PRECISIONS[self.workload.recipe.precision].dtypes["cpu"],
             "dtype": found.most_common(1)[0][0] if found else "none seen",
             "convolutions": dict(found),
+            "weight_dtypes": self._weight_dtypes(),
             **({"int8_convolutions": int8, "exact_convolutions": total - int8} if int8 else {}),
         }
+
+    def _weight_dtypes(self) -> dict[str, int]:
+        """How many values the file has in each dtype, weights and other constants."""
+        counts: collections.Counter[str] = collections.Counter()
+        for constant in self.runtime.Core().read_model(self.file).get_ops():
+            if constant.get_type_name() == "Constant":
+                dtype = constant.get_element_type().get_type_name()
+                counts[DTYPES.get(dtype, dtype)] += int(np.prod(constant.get_output_shape(0)))
+        return dict(counts.most_common())
 
     def _layers(self) -> list[tuple[str, str]]:
         """(kind, dtype) of every layer of the compiled graph."""

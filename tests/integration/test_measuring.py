@@ -183,6 +183,27 @@ def test_a_compilation_in_the_measuring_process_says_what_the_compiler_was_given
     assert evidence["convolutions"] == {"bfloat16": 20}
 
 
+@pytest.mark.parametrize(
+    ("recipe", "dtypes"),
+    [
+        ("baseline", ["float32"]),
+        ("amp", ["float32"]),
+        ("bf16", ["bfloat16"]),
+        ("bf16+torchscript", ["bfloat16"]),
+        ("int8_dynamic", ["float32", "int8"]),
+        ("onnxruntime", ["float32"]),
+        ("int8_static+onnxruntime", ["int8"]),
+        ("openvino", ["float32"]),
+        ("int8_static+openvino", ["int8"]),
+    ],
+)
+def test_the_dtypes_that_weights_are_stored_in_are_evidence(recipe: str, dtypes: list[str], measure: Any) -> None:
+    found = measure(recipe).evidence["weight_dtypes"]
+    # Shapes and scales are values, too.
+    assert list(found)[: len(dtypes)] == dtypes
+    assert found[dtypes[0]] > 11_000_000
+
+
 def test_openvino_sends_no_telemetry(tmp_path: Path) -> None:
     spec = small("int8_static+openvino", dataset="synthetic").model_dump_json()
     program = f"""
