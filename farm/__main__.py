@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from farm import allocator, catalogue, datasets, models, plugins, recipe, statistics
 from farm import weights as given_weights
@@ -41,7 +41,7 @@ class ProtocolName(StrEnum):
 
 @app.command()
 def measure(
-    model: Annotated[str, typer.Option(help="Model, by its torchvision name.")] = "densenet121",
+    model: Annotated[str, typer.Option(help="Model; see `python -m farm models`.")] = "densenet121",
     recipe: Annotated[str, typer.Option(help="Way to run it; see `python -m farm recipes`.")] = "baseline",
     batch_size: Annotated[str, typer.Option(help="Images per call.")] = "1",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -71,6 +71,8 @@ def measure(
     Examples:
 
       python -m farm measure --recipe channels_last+amp --batch-size 8
+
+      python -m farm measure --recipe 'pruning(0.3)+int8_static+openvino'    # quoted: parentheses are the shell's
 
       python -m farm measure --recipe amp --set min_calls=100 --eval-samples 64
 
@@ -141,7 +143,9 @@ def recipes() -> None:
 
       python -m farm measure --recipe channels_last+amp+compile
     """
-    table = Table("axis", "choice", "what it does", "here", title="Recipes: at most one choice of each axis")
+    # Folded and not cut: a choice is there to be copied.
+    columns = [Column(name, overflow="fold") for name in ("axis", "choice", "what it does", "here")]
+    table = Table(*columns, title="Recipes: at most one choice of each axis")
     table.add_row("", recipe.BASELINE, "fp32, NCHW, eager, pinned malloc", "yes")
     described = catalogue.described()
     devices = ("cpu", "cuda") if nvml.gpus() else ("cpu",)
@@ -199,7 +203,9 @@ def cache_list() -> None:
 
 @cache.command("clear")
 def cache_clear(
-    kind: Annotated[str | None, typer.Argument(help="Only these: weights, reference, or a runtime's.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="Only these: weights, reference, a compression's or a runtime's.")
+    ] = None,
 ) -> None:
     """Remove what was built; it is built again when it is needed. What is being built now stays.
 

@@ -330,7 +330,7 @@ class _Plan:
 
     def _compress(self, folder: Path) -> Mapping[str, Any]:
         recipe = self.spec.recipe
-        log.info("%s of %s, once: this trains, it may take minutes", recipe.compression, self.spec.model)
+        log.info("%s of %s, once: it may take minutes", recipe.compression, self.spec.model)
         original, classes = self._original(), self.weights()[0].facts["classes"]
         train = datasets.load(self.spec.dataset, "train", self.spec.image_size, self.settings.datasets)
         task = compression.Task(

@@ -104,8 +104,8 @@ def _in_range(choice: Choice, share: Share) -> float:
     given = share.default if choice.parameter is None else choice.parameter
     if isinstance(given, str) or not share.low <= given <= share.high:
         raise BadInput(
-            f"Recipe '{choice}': {choice.name} takes a number from {share.low:g} to {share.high:g} in "
-            f"parentheses, {share.of}, such as {choice.name}({share.default:g})."
+            f"Recipe '{choice.name}({given})': {choice.name} takes a number from {share.low:g} to "
+            f"{share.high:g} in parentheses, {share.of}, such as {choice.name}({share.default:g})."
         )
     return given
 

@@ -23,7 +23,7 @@ DEFAULTS: Mapping[str, str] = {
 BASELINE = "baseline"
 
 _CHOICE = re.compile(r"([a-z][a-z0-9_]*)(?:\(([a-z0-9.-]+)\))?")
-_NUMBER = re.compile(r"[0-9]*\.?[0-9]+")
+_NUMBER = re.compile(r"[0-9]*\.?[0-9]+(e-?[0-9]+)?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,6 +146,11 @@ def _choice(text: str, word: str, axis_of: Mapping[str, str]) -> Choice:
     if word == BASELINE:
         raise BadInput(f"Recipe {text!r}: 'baseline' means no choice, so it stands alone.")
     match = _CHOICE.fullmatch(word)
+    if match is None and "(" in word and word.partition("(")[0] in axis_of:
+        raise BadInput(
+            f"Recipe {word!r}: in parentheses stands one number or one word, such as pruning(0.3) or "
+            f"compile(max-autotune)."
+        )
     if match is None or match[1] not in axis_of:
         raise unknown("recipe", word, [*axis_of, BASELINE])
     return Choice(axis=axis_of[match[1]], name=match[1], parameter=_parameter(match[2]))
@@ -171,7 +176,5 @@ def _clash(text: str, choices: list[Choice], first: Choice, second: Choice) -> C
 
     if first == second:
         return Clash(f"Recipe {text!r}: {first} is there twice.", [without(second)])
-    problem = (
-        f"Recipe {text!r}: {first.name} and {second.name} are both choices of {first.axis}; a recipe has one."
-    )
+    problem = f"Recipe {text!r}: {first} and {second} are both choices of {first.axis}; a recipe has one."
     return Clash(problem, [without(second), without(first)])

@@ -79,7 +79,7 @@ def keep(value: str, file: Path, folder: Path) -> Path:
         BadInput: the file changed meanwhile, or the folder cannot be written to.
     """
     digest = value.removeprefix("sha256:")
-    kept = folder / f"{digest}{ENDINGS[file.suffix.lower()]}"
+    kept = folder / f"{digest}{_ending(file)}"
     if kept.is_file() and _sha256(kept) == digest:
         return kept
     try:
@@ -291,6 +291,17 @@ def _require_file(file: Path) -> None:
         raise BadInput(f"--weights {file}: {file.absolute()} {why}. Possible: {PRETRAINED}, or a file.")
     if file.suffix.lower() not in ENDINGS:
         raise BadInput(f"--weights {file}: a file of weights ends in {', '.join(ENDINGS)}.")
+
+
+def _ending(file: Path) -> str:
+    """The ending under which a file is kept: by what is in it, for a wrong one would stay wrong for good."""
+    with file.open("rb") as stream:
+        head = stream.read(9)
+    if head[8:9] == b"{":  # safetensors: eight bytes of length, then JSON
+        return ".safetensors"
+    if head.startswith((b"PK", b"\x80")):  # torch.save: an archive, or a pickle
+        return ".pth"
+    return ENDINGS[file.suffix.lower()]
 
 
 def _sha256(file: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from farm.errors import FarmError
+from farm.errors import Unsupported
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +17,7 @@ def remove(model: torch.nn.Module, image_size: int, share: float) -> None:
     """Removes about this share of every layer's channels, in place; classes stay as they are.
 
     Raises:
-        FarmError: the network has a part that torch-pruning cannot cut.
+        Unsupported: the network has a part that torch-pruning cannot cut.
     """
     import torch
     import torch_pruning
@@ -33,14 +33,23 @@ def remove(model: torch.nn.Module, image_size: int, share: float) -> None:
             pruning_ratio=share,
             pruning_ratio_dict=_shares(model, share),
             max_pruning_ratio=1.0,
-            ignored_layers=[layer for layer in model.modules() if getattr(layer, "out_features", None) == classes],
+            ignored_layers=[layer for layer in model.modules() if _outputs(layer) == classes],
         ).step()
         with torch.no_grad():
-            model(example)
+            left = model(example).shape[1]
     except Exception as error:
         # Broad: what the library says of a network that it cannot follow is of any kind.
-        raise FarmError(f"torch-pruning cannot remove channels of this model: {error}".splitlines()[0]) from error
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise Unsupported(f"torch-pruning cannot remove channels of this model ({why})") from error
+    if left != classes:
+        raise Unsupported(f"torch-pruning would remove classes of this model: {left} of {classes} were left")
     model.zero_grad(set_to_none=True)
+
+
+def _outputs(layer: torch.nn.Module) -> int | None:
+    """How many figures or channels a layer gives; SqueezeNet's classes come from a convolution."""
+    found: int | None = getattr(layer, "out_features", getattr(layer, "out_channels", None))
+    return found
 
 
 def _shares(model: torch.nn.Module, share: float) -> dict[torch.nn.Module, float]:

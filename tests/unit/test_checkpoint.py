@@ -9,7 +9,7 @@ import torch
 
 from farm import checkpoint, models
 from farm.compression import _channels
-from farm.errors import FarmError
+from farm.errors import Unsupported
 
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 64 * 64).reshape(2, 3, 64, 64)
 
@@ -57,8 +57,9 @@ def test_the_multiply_accumulates_are_those_of_the_literature() -> None:
     assert checkpoint.cost(models.create("resnet18", 1000, 224), 224)["macs"] == pytest.approx(1.8e9, rel=0.02)
 
 
-def test_the_number_of_classes_stays() -> None:
-    model, _ = pruned("mobilenet_v3_small", 0.9)
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "squeezenet1_1", "densenet121"])
+def test_the_number_of_classes_stays(name: str) -> None:
+    model, _ = pruned(name, 0.9)
     with torch.no_grad():
         assert model(IMAGES).shape == (2, 10)
 
@@ -76,5 +77,5 @@ def test_a_network_that_cannot_be_cut_is_an_error_that_says_so() -> None:
             """Logits."""
             return self.last(self.first(images).mean((2, 3)).reshape(-1, 32))
 
-    with pytest.raises(FarmError, match="cannot remove channels of this model"):
+    with pytest.raises(Unsupported, match="cannot remove channels of this model"):
         _channels.remove(Fixed().eval(), 64, 0.5)

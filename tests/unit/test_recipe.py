@@ -32,6 +32,7 @@ def test_what_a_choice_takes_in_parentheses_has_a_default_and_a_range() -> None:
     assert str(parse_recipe("pruning")) == "pruning(0.3)"
     assert parse_recipe("pruning") == parse_recipe("pruning(0.30)") != parse_recipe("pruning(0.5)")
     assert parse_recipe("pruning(0.5)").share == 0.5
+    assert parse_recipe("pruning(1e-1)").share == 0.1
     assert parse_recipe("compile(max-autotune)").mode == "max-autotune"
     assert parse_recipe("compile").mode is None
 
@@ -61,7 +62,10 @@ def test_what_a_choice_takes_in_parentheses_has_a_default_and_a_range() -> None:
         ("baseline+amp", ["stands alone"]),
         ("", ["Unknown recipe ''"]),
         ("amp+", ["Unknown recipe ''"]),
-        ("amp(", ["Unknown recipe 'amp('", "Did you mean 'amp'"]),
+        ("amp(", ["Recipe 'amp(': in parentheses stands one number or one word, such as pruning(0.3)"]),
+        ("pruning(30%)", ["in parentheses stands one number or one word"]),
+        ("pruning(0.0499999999)", ["Recipe 'pruning(0.0499999999)': pruning takes a number from 0.05"]),
+        ("pruning(0.3)+pruning(0.5)", ["pruning(0.3) and pruning(0.5) are both choices of compression"]),
         ("../../etc/passwd", ["Unknown recipe"]),
     ],
 )

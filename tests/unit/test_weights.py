@@ -75,6 +75,18 @@ def test_a_file_is_known_by_its_digest_and_loads_as_it_was(tmp_path: Path, endin
     assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
 
 
+def test_a_file_with_the_wrong_ending_is_kept_under_the_right_one(tmp_path: Path) -> None:
+    state = state_of(10)
+    torch.save(state, tmp_path / "a.safetensors")
+    save_file(state, tmp_path / "b.pt")
+    for file, ending in ((tmp_path / "a.safetensors", ".pth"), (tmp_path / "b.pt", ".safetensors")):
+        value, path = weights.named(str(file), None)
+        assert value is not None
+        assert path is not None
+        assert weights.keep(value, path, tmp_path / "weights").suffix == ending
+        assert set(weights.read(weights.locate(value, tmp_path / "weights"))) == set(state)
+
+
 def test_another_digest_than_expected_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "mine.pth"
     file.write_bytes(b"x")
