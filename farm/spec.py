@@ -279,6 +279,12 @@ class Matrix(Value):
         return self
 
     @model_validator(mode="after")
+    def _sizes_that_the_models_take(self) -> Matrix:
+        for model in set(self.models):
+            models.check_size(model, self.image_size)
+        return self
+
+    @model_validator(mode="after")
     def _one_model_for_one_file(self) -> Matrix:
         given = set(self.models)
         if self.weights == weights.PRETRAINED:

@@ -5,6 +5,7 @@ A plug-in is a module `farm/models/<source>.py` with
 - `NAMES`: the models it makes, readable without importing anything heavy;
 - `create(name, classes, image_size)`: the model, untrained, on the CPU, in evaluation mode;
 - `fingerprint(name)`, if it has something better than its file's digest: changes when the model does;
+- `check_size(name, image_size)`, if not every size will do: raises BadInput for one that the model cannot take;
 - `pretrained(name)`, if there are such: the state that is published for it, and where it comes from;
 - `adapted(name, state)`, if files have other names than the model: the state with the model's.
 
@@ -61,6 +62,17 @@ def check_name(name: str) -> str:
     if count == 0:
         raise unknown("model", name, names())
     return name
+
+
+def check_size(name: str, image_size: int) -> None:
+    """Passes where the model is not known to refuse images of this size; nothing heavy is imported.
+
+    Raises:
+        BadInput: it does; says what is possible.
+    """
+    module = _module(name)
+    if hasattr(module, "check_size"):
+        module.check_size(name, image_size)  # type: ignore[union-attr]  # it has it
 
 
 def ambiguous() -> tuple[str, ...]:

@@ -171,3 +171,8 @@ def test_what_cannot_be_set_is_said_with_the_flag(setting: str, said: str) -> No
         changed(preset("quick")[0], [setting])
     assert said in str(refused.value)
     assert str(refused.value).startswith("--set")
+
+
+def test_a_size_that_a_model_cannot_take_is_refused_before_anything_is_queued() -> None:
+    with pytest.raises(BadInput, match=r"inception_v3 cannot take images of 64×64 pixels\. Possible"):
+        validated(Matrix, {"models": ["resnet18", "inception_v3"], "optimizations": ["baseline"]})
