@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import alternating
+from farm import telemetry
 from farm.spec import JobSpec, Protocol, job
 
 GOAL = 0.03
@@ -100,7 +100,7 @@ def _onnxruntime(made: Any, images: np.ndarray, spec: JobSpec) -> Callable[[], A
 
 
 def _openvino(made: Any, images: np.ndarray, spec: JobSpec) -> Callable[[], Any]:
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    telemetry.forbid()
     import openvino
 
     hint = {"fp32": "f32", "int8_static": "f32", "bf16": "bf16"}[spec.recipe.precision]

@@ -341,8 +341,8 @@ class _Plan:
         )
         model, facts = compression.module(recipe.compression).compress(self._original(), task)
         checkpoint.save(model, folder, original)
-        before, after = (checkpoint.cost(m, self.spec.image_size) for m in (original, model))
-        return {**facts, "cost": after, "cost_before": before}
+        cost = checkpoint.cost(model, self.spec.image_size)
+        return {**facts, "cost": cost, "cost_before": self.weights()[0].facts["cost"]}
 
     def artifact(self) -> tuple[Artifact | None, float]:
         """What the recipe's runtime loads."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from farm import training
+from farm import telemetry, training
 from farm.compression import Support, Task
 from farm.datasets import Split
 from farm.errors import Unsupported
@@ -47,10 +47,7 @@ def compress(model: torch.nn.Module, task: Task) -> tuple[torch.nn.Module, Mappi
 
 def _rounding(model: torch.nn.Module, train: Split) -> Any:
     """A copy of the model that rounds."""
-    import sys
-
-    # NNCF takes a telemetry package that is not installed for a no.
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    telemetry.forbid()
     import nncf
     import torch
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from farm import onnx_graph
+from farm import onnx_graph, telemetry
 from farm.precision import PRECISIONS
 from farm.runtimes import Session, Support, Workload
 
@@ -67,11 +67,8 @@ def _quantized(workload: Workload, model: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def _library() -> Any:
-    """OpenVINO without its telemetry, which it and NNCF would otherwise send on every conversion."""
-    import sys
-
-    # Both take a telemetry package that is not installed for a no.
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    """OpenVINO without its telemetry."""
+    telemetry.forbid()
     import openvino
 
     return openvino

@@ -57,7 +57,7 @@ class ILogger:
         WARNING = 2
 
     def log(self, severity: Severity, msg: str) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # pure virtual in the library, too: what is tested must override it
 
 
 class Config:

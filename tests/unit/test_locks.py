@@ -150,7 +150,7 @@ with locks.hold(Path(sys.argv[1]), 2, among=(0, 1)) as held:
         print(subprocess.Popen(command, pass_fds=held.descriptors, stdout=subprocess.DEVNULL).pid, flush=True)
     else:
         print("held", flush=True)
-    time.sleep(60)
+    time.sleep(60)  # until the test kills it
 """
 
 
