@@ -236,7 +236,7 @@ def summarize(measured: Measurement) -> dict[str, Any]:
     batch = measured.spec.batch_size
     device_s = [ns / 1e9 for ns in measured.samples.device_ns]
     end_to_end_s = [ns / 1e9 for ns in measured.samples.end_to_end_ns]
-    answers = measured.accuracy
+    answers, memory = measured.accuracy, measured.memory
     return {
         "outcome": Outcome.OK,
         "verdict": verdict.level,
@@ -253,7 +253,7 @@ def summarize(measured: Measurement) -> dict[str, Any]:
         "load_s": measured.load_s,
         "build_s": measured.build_s,
         "build_spent_s": measured.build_spent_s,
-        "peak_memory_bytes": measured.memory.peak_bytes - measured.memory.floor_bytes,
+        "peak_memory_bytes": None if memory is None else memory.peak_bytes - memory.floor_bytes,
         "model_size_bytes": measured.model_size_bytes,
         "parameters": measured.parameters,
         "macs": measured.macs,
@@ -284,13 +284,17 @@ def _table(summary: dict[str, Any]) -> Table:
     build_s = summary["build_s"]
     costs = f"load {summary['load_s']:.2f} s, first call {_ms(summary['first_call_s'])}"
     table.add_row("cost", costs if build_s is None else f"build {build_s:.1f} s, {costs}")
-    table.add_row("memory", f"{summary['peak_memory_bytes'] / 2**20:,.1f} MiB above the process's floor")
+    table.add_row("memory", _memory(summary["peak_memory_bytes"]))
     table.add_row("model size", _size(summary))
     table.add_row("accuracy", _accuracy(summary["accuracy"]))
     if "note" in summary["evidence"]:
         table.add_row("note", summary["evidence"]["note"])
     table.add_row("verdict", ": ".join(filter(None, [str(summary["verdict"]), "; ".join(summary["reasons"])])))
     return table
+
+
+def _memory(peak_bytes: int | None) -> str:
+    return "not measured" if peak_bytes is None else f"{peak_bytes / 2**20:,.1f} MiB above the process's floor"
 
 
 def _size(summary: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from farm.spec import JobSpec, Value
+from farm.spec import JobSpec, RecipeText, Value
 
 
 class Outcome(StrEnum):
@@ -72,6 +72,24 @@ class Samples(Value):
     device_ns: tuple[int, ...] = ()
     #: Host input to host output.
     end_to_end_ns: tuple[int, ...] = ()
+
+
+class Control(Value):
+    """The baseline, alive beside the cell in a process of its own: short windows of both took turns."""
+
+    #: What it ran: the baseline with the cell's allocator.
+    recipe: RecipeText
+    #: Wall time of each of its timed calls in nanoseconds, in order.
+    device_ns: tuple[int, ...]
+    #: Timed calls of each round's two windows; the cell's are the measurement's own device samples, in order.
+    cell_calls: tuple[int, ...]
+    control_calls: tuple[int, ...]
+    #: Whether the cell's window came first, by round: drawn at random from this seed.
+    cell_first: tuple[bool, ...]
+    seed: int
+    #: Processor time that each took while the other one was timed ÷ that time.
+    cell_idle_share: float
+    control_idle_share: float
 
 
 class Usage(Value):
@@ -143,11 +161,20 @@ class Measurement(Value):
     #: Seconds since the epoch.
     started_at: float
     ended_at: float
+    #: How its process began: `fork` from a warm template, or `spawn`.
+    isolation: str = "spawn"
     samples: Samples
+    #: First timed call and last one, seconds since the epoch; None where it was measured before this was kept.
+    timed_from: float | None = None
+    timed_until: float | None = None
+    #: None where the protocol has none, or it could not live beside the cell.
+    control: Control | None = None
     usage: Usage
     #: None where the kernel does not tell.
     contention: Contention | None = None
-    memory: Memory
+    #: None of the repeats after the first.
+    memory: Memory | None = None
+    #: Of the first repeat over the test part; of the others over the inputs that were timed.
     accuracy: Accuracy
     #: The first call of all, and how long warm-up took until it was steady (or capped).
     first_call_s: float

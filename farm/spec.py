@@ -11,9 +11,10 @@ import json
 import random
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -23,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from farm import catalogue, datasets, models, weights
+from farm import catalogue, datasets, models, statistics, weights
 from farm.errors import BadInput, unknown
 from farm.recipe import Recipe
 
@@ -72,6 +73,22 @@ _Unwritten = Field(exclude_if=lambda value: value is None)
 Weights = Annotated[str | None, BeforeValidator(weights.check), _Unwritten]
 
 
+def _as_percentiles(value: Any) -> Any:
+    """What `--set percentiles=50,99` means, in order and each once."""
+    items = value.replace(",", " ").split() if isinstance(value, str) else value
+    return sorted({int(item) for item in items}) if isinstance(items, (list, tuple)) else items
+
+
+def _stated(percentiles: tuple[int, ...]) -> tuple[int, ...]:
+    for q in percentiles:
+        if q not in statistics.FLOORS:
+            raise unknown("percentile", str(q), map(str, statistics.FLOORS))
+    return percentiles
+
+
+Percentiles = Annotated[tuple[int, ...], BeforeValidator(_as_percentiles), AfterValidator(_stated)]
+
+
 class Protocol(Value):
     """How long and how often to measure; every field is settable and stored with the result."""
 
@@ -89,6 +106,25 @@ class Protocol(Value):
     #: … then until the median's interval is narrower than this (half-width ÷ median) or time is up.
     target_half_width: float = Field(default=0.01, gt=0)
     max_s: float = Field(default=10.0, gt=0)
+    #: Percentiles to be stated: calls go on until there are enough for them, and a row without one is SUSPECT.
+    percentiles: Percentiles = (50,)
+    #: The baseline lives beside the cell, and short windows of both take turns: the speed-up is paired …
+    paired: bool = True
+    #: … in windows of this length, and of at least one call.
+    window_s: float = Field(default=0.17, ge=0.01, le=10)
+    #: Without it, a run measures its baseline again after so many jobs, to see the host drift; None never does.
+    control_every: int | None = Field(default=10, ge=1)
+    #: How a measuring process begins: forked from one that has imported everything, or started anew. The first
+    #: repeat of a cell is always started anew, because only there can its memory be told.
+    isolation: Literal["fork", "spawn"] = "fork"
+    #: A measurement that others or the host spoilt is made again so often.
+    remeasure: int = Field(default=2, ge=0, le=10)
+    #: The first repeat of a cell also profiles its operators, after everything was timed.
+    profile: bool = True
+    #: Where the device counts its energy, calls go on for so long between two readings; 0 leaves it out.
+    energy_s: float = Field(default=1.0, ge=0, le=600)
+    #: The supervisor looks at the host and the device this often; None never does.
+    telemetry_s: float | None = Field(default=0.5, ge=0.05)
     #: Distinct inputs that take turns, so that nothing is cached away.
     distinct_inputs: int = Field(default=8, ge=1, le=64)
     #: Test images of the accuracy pass; None takes all.
@@ -108,12 +144,16 @@ PRESETS: Mapping[str, tuple[Protocol, int]] = {
             min_s=0.7,
             max_s=1.2,
             target_half_width=0.02,
+            paired=False,
             accuracy_samples=256,
         ),
         1,
     ),
     "standard": (Protocol(), 10),
-    "thorough": (Protocol(name="thorough", min_s=5.0, max_s=30.0, target_half_width=0.005), 30),
+    "thorough": (
+        Protocol(name="thorough", min_s=5.0, max_s=30.0, target_half_width=0.005, percentiles=(50, 90)),
+        30,
+    ),
 }
 
 

@@ -63,7 +63,7 @@ class Figures:
     throughput: float | None
     #: p50 of the baseline of the same batch size, device and class ÷ ours; not paired, so without an interval.
     speedup: float | None
-    ram_bytes: float
+    ram_bytes: float | None
     vram_allocator_bytes: float | None
     vram_process_bytes: float | None
     #: Processor time ÷ (wall time × threads).
@@ -242,6 +242,7 @@ def _outcome(results: list[JobResult]) -> str:
 
 def _figures(results: list[JobResult]) -> Figures:
     found = [result.measurement for result in results if result.measurement is not None]
+    memories = [m.memory for m in found if m.memory is not None]
     own = [r.measurement for r in results if r.measurement is not None and _is_own(r)]
     latest = max(found, key=lambda m: m.started_at)
     return Figures(
@@ -249,9 +250,9 @@ def _figures(results: list[JobResult]) -> Figures:
         end_to_end=_latency([m.samples.end_to_end_ns for m in found]),
         throughput=_median(map(_throughput, found)),
         speedup=None,
-        ram_bytes=median(m.memory.peak_bytes - m.memory.floor_bytes for m in found),
-        vram_allocator_bytes=_median(m.memory.vram_allocator_bytes for m in found),
-        vram_process_bytes=_median(m.memory.vram_process_bytes for m in found),
+        ram_bytes=_median(memory.peak_bytes - memory.floor_bytes for memory in memories),
+        vram_allocator_bytes=_median(memory.vram_allocator_bytes for memory in memories),
+        vram_process_bytes=_median(memory.vram_process_bytes for memory in memories),
         cpu_utilization=_median(map(_cpu_utilization, found)),
         page_faults_per_call=median(m.usage.faults_per_call for m in found),
         first_call_s=median(m.first_call_s for m in found),

@@ -157,6 +157,7 @@ def results_after(connection: sa.Connection, number: int, after: tuple[int, int]
             attempts.c.measurement,
             attempts.c.device_ns,
             attempts.c.end_to_end_ns,
+            attempts.c.control_ns,
         )
         .join(cells, sa.and_(cells.c.run_number == jobs.c.run_number, cells.c.ordinal == jobs.c.cell_ordinal))
         .outerjoin(results, results.c.job_id == jobs.c.job_id)
@@ -179,7 +180,7 @@ def _job_result(row: sa.Row[Any]) -> JobResult:
         reason=row.reason,
         attempts=row.attempts,
         environment_key=row.environment_key,
-        measurement=records.measurement(row.measurement, row.device_ns, row.end_to_end_ns),
+        measurement=records.measurement(row.measurement, row.device_ns, row.end_to_end_ns, row.control_ns),
         measured_by=row.measured_by,
         worker_id=row.measuring_worker,
     )

@@ -35,6 +35,7 @@ def ending(ending: Ending) -> dict[str, Any]:
     """The columns of an attempt that its ending fills."""
     measurement = ending.measurement
     samples = measurement.samples if measurement else Samples()
+    control = measurement.control if measurement else None
     return {
         "outcome": ending.outcome,
         "reason": clean(ending.reason),
@@ -42,20 +43,29 @@ def ending(ending: Ending) -> dict[str, Any]:
         "log_tail": clean_tail(ending.log_tail),
         "device_from": ending.device_from,
         "device_until": ending.device_until,
-        "measurement": json.dumps(measurement.model_dump(mode="json", exclude={"samples"}))
-        if measurement
-        else None,
+        "measurement": None if measurement is None else _without_samples(measurement),
         "device_ns": packed(samples.device_ns) if measurement else None,
         "end_to_end_ns": packed(samples.end_to_end_ns) if measurement else None,
+        "control_ns": packed(control.device_ns) if control else None,
     }
 
 
-def measurement(text: str | None, device_ns: bytes | None, end_to_end_ns: bytes | None) -> Measurement | None:
+def _without_samples(measurement: Measurement) -> str:
+    """As JSON; samples have columns of their own."""
+    return json.dumps(measurement.model_dump(mode="json", exclude={"samples": True, "control": {"device_ns"}}))
+
+
+def measurement(
+    text: str | None, device_ns: bytes | None, end_to_end_ns: bytes | None, control_ns: bytes | None
+) -> Measurement | None:
     """The measurement of an attempt, whole again; None where there is none."""
     if text is None:
         return None
-    samples = Samples(device_ns=unpacked(device_ns), end_to_end_ns=unpacked(end_to_end_ns))
-    return Measurement.model_validate({**json.loads(text), "samples": samples})
+    fields = json.loads(text)
+    fields["samples"] = {"device_ns": unpacked(device_ns), "end_to_end_ns": unpacked(end_to_end_ns)}
+    if fields.get("control") is not None:
+        fields["control"]["device_ns"] = unpacked(control_ns)
+    return Measurement.model_validate(fields)
 
 
 def packed(values: tuple[int, ...]) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 #: The migration that these tables agree with.
-REVISION = "0002"
+REVISION = "0003"
 
 metadata = sa.MetaData(
     naming_convention={
@@ -37,6 +37,8 @@ cells = sa.Table(
     #: Place in the matrix, as the user wrote it.
     sa.Column("ordinal", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("spec", sa.Text, nullable=False),
+    #: The baseline measured again and again to see the host drift: no row of the matrix.
+    sa.Column("is_control", sa.Boolean, nullable=False, server_default=sa.false()),
     #: Class to which the first claim bound the repeats; null before it.
     sa.Column("environment_key", sa.Text),
 )
@@ -62,6 +64,8 @@ jobs = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
     sa.Column("losses", sa.Integer, nullable=False, server_default="0"),
+    #: Measurements that were made again because others or the host had spoilt them.
+    sa.Column("remeasured", sa.Integer, nullable=False, server_default="0"),
     sa.Column("lease_until", sa.Double),
     sa.Column("worker_id", sa.Text),
     sa.Column("cancel_requested", sa.Boolean, nullable=False, server_default=sa.false()),
@@ -139,6 +143,10 @@ attempts = sa.Table(
     #: zlib of little-endian int64 nanoseconds.
     sa.Column("device_ns", sa.LargeBinary),
     sa.Column("end_to_end_ns", sa.LargeBinary),
+    sa.Column("control_ns", sa.LargeBinary),
+    #: The profile's operators as JSON, and its trace in Chrome's format, zlib.
+    sa.Column("operators", sa.Text),
+    sa.Column("trace", sa.LargeBinary),
     sa.UniqueConstraint("job_id", "fence"),
 )
 

@@ -36,7 +36,7 @@ SCALARS: Mapping[str, Callable[[Figures], float | None]] = {
     "end_to_end_ms/p50": lambda f: _scaled(f.end_to_end.p50, 1e3),
     "throughput/samples_per_s": lambda f: f.throughput,
     "accuracy/top1_pct": lambda f: None if f.top1 is None else f.top1.value * 100,
-    "memory/ram_mib": lambda f: f.ram_bytes / _MIB,
+    "memory/ram_mib": lambda f: _scaled(f.ram_bytes, 1 / _MIB),
     "model/size_mib": lambda f: f.model_size_bytes / _MIB,
     "model/build_s": lambda f: f.build_s,
 }
