@@ -51,6 +51,7 @@ def test_what_a_spec_does_not_have_is_not_in_its_key() -> None:
         assert not {"weights", "model_digest", "model_digests"} & set(json.loads(value.canonical()))
 
 
+@pytest.mark.parametrize("weights", ["pretrained", f"sha256:{'a' * 64}"])
 def test_weights_are_part_of_the_key_and_survive_json(weights: str) -> None:
     spec = job(weights=weights)
     assert spec.key != job().key
