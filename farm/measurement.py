@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
+from farm import statistics
 from farm.spec import JobSpec, RecipeText, Value
 
 
@@ -195,3 +196,12 @@ class Measurement(Value):
     evidence: dict[str, Any]
     #: Why a metric is empty, by its name.
     missing: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def speedups(self) -> list[float]:
+        """How much faster than its live control it was in each round of windows; empty without a control."""
+        if self.control is None:
+            return []
+        return statistics.window_ratios(
+            self.samples.device_ns, self.control.cell_calls, self.control.device_ns, self.control.control_calls
+        )

@@ -83,22 +83,31 @@ def _build_apart(spec: JobSpec, settings: Settings) -> None:
         raise kinds[ended["outcome"]](ended["reason"])
 
 
-def measure_here(spec: JobSpec, settings: Settings, build_spent_s: float = 0.0) -> Measurement:
+def measure_here(
+    spec: JobSpec,
+    settings: Settings,
+    build_spent_s: float = 0.0,
+    *,
+    isolation: str = "spawn",
+    alone: bool = False,
+) -> Measurement:
     """Measures a job whose artifacts are built, in this process.
 
     Args:
         spec: what to measure.
         settings: where things live.
         build_spent_s: what this job's build phase took, to be stored with it.
+        isolation: how this process began, `fork` or `spawn`; a forked one cannot tell its memory.
+        alone: without the live control that the protocol wants, because both together had too little memory.
 
     Raises:
         Unsupported, OutOfMemory, FarmError: as `measure`.
     """
     with memory_errors():
-        return _measured(spec, settings, build_spent_s)
+        return _measured(spec, settings, build_spent_s, isolation)
 
 
-def _measured(spec: JobSpec, settings: Settings, build_spent_s: float) -> Measurement:
+def _measured(spec: JobSpec, settings: Settings, build_spent_s: float, isolation: str) -> Measurement:
     started_at = time.time()
     allocator.apply(spec.recipe.allocator)
     here = building.environment_of(spec, settings)
@@ -128,6 +137,7 @@ def _measured(spec: JobSpec, settings: Settings, build_spent_s: float) -> Measur
         environment=here,
         started_at=started_at,
         ended_at=time.time(),
+        isolation=isolation,
         samples=timed.samples,
         usage=timed.usage,
         contention=others,

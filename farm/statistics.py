@@ -80,6 +80,47 @@ def median_interval(repeats: Sequence[Sequence[float]], seed: int = 0) -> tuple[
     return float(low), float(high)
 
 
+def window_ratios(
+    cell: Sequence[float], cell_calls: Sequence[int], control: Sequence[float], control_calls: Sequence[int]
+) -> list[float]:
+    """The control's median ÷ the cell's of each round: how much faster the cell is, (rounds,).
+
+    Args:
+        cell: samples of the cell, one window after the other.
+        cell_calls: how many of them each round's window has.
+        control: samples of the control.
+        control_calls: as `cell_calls`.
+    """
+    ours, theirs = _windows(cell, cell_calls), _windows(control, control_calls)
+    return [float(np.median(b) / np.median(a)) for a, b in zip(ours, theirs, strict=True)]
+
+
+def _windows(samples: Sequence[float], calls: Sequence[int]) -> list[np.ndarray]:
+    values = np.asarray(samples, dtype=np.float64)
+    return np.split(values, np.cumsum(calls)[:-1]) if len(calls) else []
+
+
+def paired_ratio(repeats: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float, float] | None:
+    """The ratio over repeats and its 95 % interval, from each repeat's ratios of windows.
+
+    The ratio is exp of the mean over repeats of the median log-ratio of a repeat's rounds. Its interval is
+    Student's over repeats, because what varies most lies between processes; with one repeat it is the bootstrap's
+    over the rounds, and says nothing about that. None without any.
+    """
+    used = [np.log(np.asarray(ratios, dtype=np.float64)) for ratios in repeats if len(ratios)]
+    if not used:
+        return None
+    logs = np.array([np.median(rounds) for rounds in used])
+    if len(used) > 1:
+        middle = float(logs.mean())
+        half = float(special.stdtrit(len(logs) - 1, (1 + CONFIDENCE) / 2) * logs.std(ddof=1) / np.sqrt(len(logs)))
+        return float(np.exp(middle)), float(np.exp(middle - half)), float(np.exp(middle + half))
+    draw = np.random.default_rng(seed)
+    medians = np.median(draw.choice(used[0], size=(_RESAMPLES, len(used[0]))), axis=1)
+    low, high = np.percentile(medians, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
+    return float(np.exp(logs[0])), float(np.exp(low)), float(np.exp(high))
+
+
 def _resampled_medians(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     """Medians of resamples of one repeat, (resamples,), without making the resamples.
 
