@@ -1,8 +1,8 @@
 """Does the farm measure the time that a call takes? Asked with a runtime whose calls take a known time.
 
-A runtime plug-in waits for exactly so long in every call; `python -m farm measure` measures it like any other. Its
-median has to be within 1 % of the known time, or within 20 µs. Then calls that do nothing at all are timed: what is
-left is the loop's own cost, which has to be under 5 µs a call.
+A runtime plug-in waits for exactly so long in every call; `python -m farm measure` measures it like any other.
+Its median has to be within 1 % of the known time, or within 20 µs. Then calls that do nothing at all are timed:
+what is left is the loop's own cost, which has to be under 5 µs a call.
 
     python -m benchmarks.known_times --times-s 0.0001,0.001,0.01,0.1,1
 """
@@ -83,7 +83,7 @@ def measured(seconds: float, plugins: Path) -> dict[str, Any]:
 
 
 def loop_s() -> float:
-    """Seconds per call that the loop itself takes: of 100,000 calls that do nothing, all that is around them too."""
+    """Seconds that a call which does nothing takes, with all that is around it, over 100,000 of them."""
     nothing = Stopwatch(call=lambda _: None, inputs=[None], synchronize=lambda: None)
     timed = nothing.window(lambda samples, _: len(samples) >= 100_000)
     return timed.wall_s / len(timed.samples_ns)
