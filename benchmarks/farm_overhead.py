@@ -1,9 +1,9 @@
 """How much of the farm's time is measuring? And what do the farm's own processes take while it measures?
 
 A `quick` matrix of 60 jobs (six recipes, ten repeats) runs in an embedded farm, its artifacts built before. The
-share of the wall time, from the first claim to the last result, that lies in warm-up and timed windows has to be at
-least 80 %; the supervisor may use at most 2 % of a processor. Then a matrix of 1-thread jobs runs on one worker and on
-two side by side: two may take at most 0.55 of the time.
+share of the wall time, from the first claim to the last result, that lies in warm-up and timed windows has to
+be at least 80 %; the supervisor may use at most 2 % of a processor. Then a matrix of 1-thread jobs runs on one
+worker and on two side by side: two may take at most 0.55 of the time.
 
     python -m benchmarks.farm_overhead
     python -m benchmarks.farm_overhead --repeats 3 --model resnet18 --skip-two

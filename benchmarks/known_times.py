@@ -5,6 +5,7 @@ Its median has to be within 1 % of the known time, or within 20 µs. Then calls 
 what is left is the loop's own cost, which has to be under 5 µs a call.
 
     python -m benchmarks.known_times --times-s 0.0001,0.001,0.01,0.1,1
+
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """Does the farm's latency agree with independent loops? Measured with all alive at once, in turns.
 
-Three processes hold the same model. One times a window with the farm's own stopwatch, one with a bare loop around
-the library's own call, one with `torch.utils.benchmark`, over the same artifact; windows take turns in an order
-drawn at random. The figures are the medians of the paired ratios of the windows' medians, with their intervals, for
-each runtime; they should be within 2 % of 1. Two fresh processes differ by a percent or two however they measure
-(where their memory happens to lie), so several sets of processes are taken.
+Three processes hold the same model. One times a window with the farm's own stopwatch, one with a bare loop
+around the library's own call, one with `torch.utils.benchmark`, over the same artifact; windows take turns in
+an order drawn at random. The figures are the medians of the paired ratios of the windows' medians, with their
+intervals, for each runtime; they should be within 2 % of 1. Two fresh processes differ by a percent or two
+however they measure (where their memory happens to lie), so several sets of processes are taken.
 
     python -m benchmarks.latency_agreement --windows 120 --processes 8 --batch-size 8
     python -m benchmarks.latency_agreement --recipes baseline,compile,onnxruntime,openvino --processes 4
+
 """
 
 from __future__ import annotations
