@@ -14,15 +14,14 @@ Wants a quiet host. The data directory is FARM_DATA_DIR, as everywhere. The last
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import time
 from contextlib import closing, suppress
-from typing import Any
 
 import psutil
 
+from benchmarks.figures import Figure, print_last
 from farm.measurement import Measurement
 from farm.settings import load
 from results_store.store import JobResult, open_store
@@ -101,19 +100,20 @@ def main() -> None:
     wall_s, timed_s = seconds(results)
     print(f"{len(results)} jobs in {wall_s:.1f} s, {timed_s:.1f} s of it in warm-up and windows")
     print(f"a supervisor used {used:.2%} of a processor")
-    figures: dict[str, Any] = {
-        "jobs": len(results),
-        "seconds_per_job": wall_s / len(results),
-        "in_windows": {"share": timed_s / wall_s, "goal": SHARE, "reached": timed_s / wall_s >= SHARE},
-        "supervisor": {"share": used, "goal": SUPERVISOR, "reached": used <= SUPERVISOR},
-    }
-    if not given.skip_two:
-        figures["two_workers"] = two_workers(asked, given.repeats)
-    reached = all(part["reached"] for part in figures.values() if isinstance(part, dict))
-    print(json.dumps({**figures, "reached": reached}))
+    share = timed_s / wall_s
+    figures = [
+        Figure(
+            name=f"share of {len(results)} quick jobs ({wall_s / len(results):.1f} s each) in warm-up and windows",
+            result=f"{share:.1%}",
+            goal="≥ 80 %",
+            reached=share >= SHARE,
+        ),
+        Figure(name="supervisor's processor", result=f"{used:.2%}", goal="≤ 2 %", reached=used <= SUPERVISOR),
+    ]
+    print_last(figures if given.skip_two else [*figures, two_workers(asked, given.repeats)])
 
 
-def two_workers(asked: list[str], repeats: int) -> dict[str, Any]:
+def two_workers(asked: list[str], repeats: int) -> Figure:
     """1-thread jobs on one worker and on two."""
     single = [*asked, "--optimizations", "baseline,channels_last", "--threads", "1"]
     run(*single, "--repeats", "1")
@@ -121,7 +121,12 @@ def two_workers(asked: list[str], repeats: int) -> dict[str, Any]:
         seconds(run(*single, "--repeats", str(repeats), "--workers", str(workers))[0])[0] for workers in (1, 2)
     )
     print(f"1-thread jobs: {one_s:.1f} s on one worker, {two_s:.1f} s on two")
-    return {"ratio": two_s / one_s, "goal": TWO, "reached": two_s / one_s <= TWO}
+    return Figure(
+        name="1-thread jobs: time of two workers ÷ of one",
+        result=f"{two_s / one_s:.2f}",
+        goal="≤ 0.55",
+        reached=two_s / one_s <= TWO,
+    )
 
 
 if __name__ == "__main__":

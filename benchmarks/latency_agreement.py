@@ -14,7 +14,6 @@ however they measure (where their memory happens to lie), so several sets of pro
 from __future__ import annotations
 
 import argparse
-import json
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import alternating
+from benchmarks.figures import Figure, print_last
 from farm import telemetry
 from farm.spec import JobSpec, Protocol, job
 
@@ -143,19 +143,21 @@ BARE: Mapping[str, Callable[[Any, np.ndarray, JobSpec], Callable[[], Any]]] = {
 }
 
 
-def agreement(spec: JobSpec, windows: int, processes: int) -> dict[str, Any]:
+def agreement(spec: JobSpec, windows: int, processes: int) -> list[Figure]:
     """Farm ÷ each of the loops for one spec, over this many rounds of windows and sets of processes."""
     ways = [(alternating.farm_window, spec), (bare_window, spec), (timer_window, spec)]
     by_processes = [alternating.rounds(ways, -(-windows // processes), seed) for seed in range(processes)]
     print(f"{spec.variant}, batch {spec.batch_size}, {spec.image_size} pixels, {windows} rounds of windows")
-    found: dict[str, Any] = {"rounds": windows}
+    figures = []
     for number, name in ((1, "bare loop"), (2, "torch.utils.benchmark")):
         ratios = [medians[:, 0] / medians[:, number] for medians in by_processes]
         median, low, high = alternating.interval(np.concatenate(ratios))
         print("  median of each set of processes:", ", ".join(f"{np.median(set_):.4f}" for set_ in ratios))
-        print(f"  farm / {name}: {median:.4f}, 95 % interval {low:.4f} to {high:.4f}, goal 1 ± {GOAL}", flush=True)
-        found[name] = {"ratio": median, "interval": [low, high], "reached": abs(median - 1) <= GOAL}
-    return {**found, "reached": all(found[name]["reached"] for name in ("bare loop", "torch.utils.benchmark"))}
+        text = f"{median:.4f} ({low:.4f} to {high:.4f})"
+        print(f"  farm ÷ {name}: {text}", flush=True)
+        named = f"{spec.recipe}: farm ÷ {name}"
+        figures.append(Figure(name=named, result=text, goal=f"1 ± {GOAL}", reached=abs(median - 1) <= GOAL))
+    return figures
 
 
 def main() -> None:
@@ -172,12 +174,12 @@ def main() -> None:
 
     protocol = Protocol(name="once", paired=False, warmup_max_s=0.5, min_s=0.1, max_s=0.2, accuracy_samples=64)
     shared = {"model": given.model, "dataset": given.dataset, "batch_size": given.batch_size, "protocol": protocol}
-    figures = {}
+    figures = []
     for recipe in given.recipes.split(","):
         spec = job(recipe=recipe, **shared)
         measure(spec)
-        figures[recipe] = agreement(spec, given.windows, given.processes)
-    print(json.dumps({"goal": GOAL, "agreement": figures, "reached": all(f["reached"] for f in figures.values())}))
+        figures += agreement(spec, given.windows, given.processes)
+    print_last(figures)
 
 
 if __name__ == "__main__":

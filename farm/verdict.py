@@ -22,6 +22,8 @@ _FAULT_S = 2e-6
 _FAULTS_WEIGHT = 0.5
 
 
+#: A call that is so many times the median and takes such a share of the window held everything up.
+_STALL_TIMES, _STALL_SHARE = 10, 0.05
 #: So many of an 8-bit recipe's convolutions may stay as they were: the first and the last often do.
 _EXACT_SHARE = 0.1
 #: Others may have so much of a processor before a figure is doubted, and refused: one processor that is late
@@ -172,6 +174,17 @@ def drift(measurement: Measurement) -> Iterator[Reason]:
             yield _suspect("unstable", f"the second half of the window was {change:+.1%} off the first ({name})")
 
 
+def held_up(measurement: Measurement) -> Iterator[Reason]:
+    """One call was so long that it weighs on the mean and the throughput: the process was stopped or swapped out."""
+    for name, samples in _figures(measurement):
+        if len(samples) < statistics.FLOORS[50]:
+            continue
+        longest, median = max(samples), float(np.median(samples))
+        if longest > _STALL_TIMES * median and longest - median > _STALL_SHARE * sum(samples):
+            text = f"one call took {longest / 1e6:.1f} ms, {longest / median:.0f} times the median ({name})"
+            yield _suspect("unstable", f"{text}: the process was held up")
+
+
 def unsettled_heap(measurement: Measurement) -> Iterator[Reason]:
     """Page faults per call changed within the window: the heap was still growing or shrinking."""
     first, second = measurement.usage.faults_by_half
@@ -256,6 +269,7 @@ RULES: tuple[Callable[[Measurement], Iterator[Reason]], ...] = (
     too_few_samples,
     wide_interval,
     drift,
+    held_up,
     unsettled_heap,
     contaminated,
     busy_partner,
