@@ -1,7 +1,7 @@
 """How often does the verdict doubt a measurement that nothing disturbed?
 
-A `quick` matrix of 100 jobs runs in an embedded farm, nothing is measured again, and every measurement is judged. On
-an idle host at most 5 % may be SUSPECT or INVALID.
+A `quick` matrix of 100 jobs runs in an embedded farm, nothing is measured again, and every measurement is
+judged. On an idle host at most 5 % may be SUSPECT or INVALID.
 
     python -m benchmarks.clean_runs
     python -m benchmarks.clean_runs --repeats 2 --model resnet18

@@ -175,7 +175,7 @@ def drift(measurement: Measurement) -> Iterator[Reason]:
 
 
 def held_up(measurement: Measurement) -> Iterator[Reason]:
-    """One call was so long that it weighs on the mean and the throughput: the process was stopped or swapped out."""
+    """One call was so long that it weighs on mean and throughput: the process was stopped or swapped out."""
     for name, samples in _figures(measurement):
         if len(samples) < statistics.FLOORS[50]:
             continue
