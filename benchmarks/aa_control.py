@@ -2,12 +2,13 @@
 
 Two live processes, fresh for each pair, hold the very same baseline and are timed in short windows that take
 turns, as a cell and its live control are. One such pair gives one repeat's value, the log of the median ratio. In
-other pairs one of the two really waits, busily, for 3 % of each call's time within the timed call. From the windows:
+other pairs one of the two really waits, busily, for 3 % of each call's time within the timed call. What is made of
+the windows:
 
 - the standard deviation of the ratio over pairs;
 - trials of the very rule of `results_store compare`, at 10 repeats a side as in `standard`: a result against
-  another one, with the bias that two more groups of A/A pairs showed. Real trials take disjoint groups in the order
-  in which they were measured (an A/A trial takes two groups, so 400 pairs make 20); many more resample pairs;
+  another one, with the bias that two more groups of A/A pairs showed. Real trials take disjoint groups in the
+  order of measuring (an A/A trial takes two groups, so 400 pairs make 20); many more resample pairs;
 - the smallest change that 30 repeats a side, as in `thorough`, find 8 times of 10, by resampling.
 
     python -m benchmarks.aa_control --keep aa.json                  # about half an hour on 2 cores
@@ -41,6 +42,7 @@ GOALS = {"sd": 0.02, "no_difference": 0.95, "found": 0.95}
 #: What a process that is forked from the warm one need not import; nothing is computed there.
 _WARM = ["torch", "torchvision", "sklearn.datasets", "scipy.stats", "farm.building", "farm.measuring"]
 _WARM += ["farm.torch_session", "farm.passes.latency", "farm.runtimes.eager", "farm.datasets.digits"]
+_WARM += ["farm.models.torchvision_zoo", "safetensors.torch"]
 _RESAMPLED = 4000
 
 

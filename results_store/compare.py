@@ -65,7 +65,7 @@ class Difference:
         return Answer.FASTER if self.high < -self.bias else Answer.SAME
 
 
-def differ(a: Iterable[float], b: Iterable[float], *, comparisons: int = 1, bias: float = 0.0) -> Difference:
+def differ(a: Sequence[float], b: Sequence[float], *, comparisons: int = 1, bias: float = 0.0) -> Difference:
     """The rule: how two results differ.
 
     Args:
@@ -74,9 +74,9 @@ def differ(a: Iterable[float], b: Iterable[float], *, comparisons: int = 1, bias
         comparisons: how many are made together, for Bonferroni's correction.
         bias: largest deviation of a mean log-ratio from 0 that A/A pairs showed.
     """
-    ours, theirs, confidence = tuple(a), tuple(b), each_confidence(comparisons)
-    middle, low, high = statistics.welch(ours, theirs, confidence)
-    least = bias + statistics.detectable(ours, theirs, confidence)
+    confidence = each_confidence(comparisons)
+    middle, low, high = statistics.welch(a, b, confidence)
+    least = bias + statistics.detectable(a, b, confidence)
     return Difference(middle=middle, low=low, high=high, detectable=least, bias=bias)
 
 
