@@ -380,6 +380,9 @@ def _notes(a: Side | None, b: Side | None, by: str) -> Iterator[str]:
         yield "times of unlike environments: what differs there is in the change too"
     elif by == "times":
         yield "times without a live control: drift of the host is in the change too"
+    hosts = [figures.environment.host for figures in (before, after)]
+    if by == "times" and hosts[0] != hosts[1]:
+        yield f"times of two hosts, {hosts[0]} and {hosts[1]}"
     measured = [side.row.repeats_measured for side in (a, b)]
     if by == "paired" and measured != [len(a.paired), len(b.paired)]:
         yield f"of {measured[0]} and {measured[1]} repeats, {len(a.paired)} and {len(b.paired)} had a live control"

@@ -118,10 +118,14 @@ def test_a_change_is_found_with_its_sign_although_the_host_drifted_by_far_more(
 
 def test_without_live_controls_times_are_compared_and_it_is_said(store: Store) -> None:
     a = measured(store, {"channels_last": 1.0}, seed=1, drift=0, paired=False)
-    b = measured(store, {"channels_last": 1.1}, seed=2, drift=0)
+    elsewhere = factories.environment(host="beta")
+    b = measured(store, {"channels_last": 1.1}, seed=2, drift=0, environment=elsewhere)
     found = only(compare(a, b))
     assert (found.answer, found.by) == (Answer.SLOWER, "times")
-    assert "without a live control" in found.notes[0]
+    assert found.notes == (
+        "times without a live control: drift of the host is in the change too",
+        "times of two hosts, alpha and beta",
+    )
 
 
 def test_a_cell_that_is_its_own_control_cannot_be_told_and_is_no_comparison(store: Store) -> None:
@@ -281,7 +285,7 @@ def test_times_of_unlike_environments_come_with_a_warning(store: Store) -> None:
 
 def test_of_several_classes_in_a_run_the_one_that_both_have_is_compared(store: Store) -> None:
     def moved(found: Measurement) -> Measurement:
-        return found.model_copy(update={"environment": OTHER}) if found.spec.repeat >= 4 else found
+        return found.model_copy(update={"environment": OTHER}) if found.spec.repeat < 10 else found
 
     a = measured(store, {"channels_last": 0.5}, seed=1, repeats=4)
     b = measured(store, {"channels_last": 0.6}, seed=2, repeats=14, change=moved)
