@@ -1,6 +1,6 @@
 """Each fault, really injected into a measurement in its own process: the verdict turns, and says why.
 
-The twin without the fault does not have that reason. Where a fault is a library's or a device's, a plug-in plays it.
+The twin without the fault does not have that reason. Where a fault is a library's, a plug-in plays it.
 """
 
 from __future__ import annotations
