@@ -14,12 +14,13 @@ import numpy as np
 from farm import allocator, building, devices, runtimes, scratch
 from farm.datasets import Split
 from farm.errors import CorruptArtifact, FarmError, OutOfMemory, Unsupported, memory_errors
-from farm.measurement import Contention, Measurement, Outcome
-from farm.passes import accuracy, latency
+from farm.measurement import Contention, Energy, Environment, Measurement, Outcome
+from farm.passes import accuracy, energy, latency
 from farm.passes.contention import ContentionWatch
 from farm.passes.memory import MemoryWatch
 from farm.settings import Settings, load
 from farm.spec import JobSpec
+from farm.timing import Stopwatch
 
 #: Distinct inputs together take at most so much.
 _INPUT_BYTES = 2**30
@@ -130,6 +131,7 @@ def _measured(spec: JobSpec, settings: Settings, build_spent_s: float, isolation
     contention = ContentionWatch()
     timed = latency.run(on_device, end_to_end, spec.protocol)
     others = contention.read()
+    used, unmetered = _energy(on_device, spec, here)
     answers = accuracy.run(session, test, spec.batch_size, reference)
     evidence = _evidence(session, on_device.inputs[0])
     return Measurement(
@@ -141,6 +143,8 @@ def _measured(spec: JobSpec, settings: Settings, build_spent_s: float, isolation
         samples=timed.samples,
         usage=timed.usage,
         contention=others,
+        hardware=devices.hardware(here.device_uuid),
+        energy=used,
         memory=taken,
         accuracy=answers,
         first_call_s=first_call_s,
@@ -153,7 +157,7 @@ def _measured(spec: JobSpec, settings: Settings, build_spent_s: float, isolation
         parameters=made.cost["parameters"],
         macs=made.cost["macs"],
         evidence={**_provenance(made, spec, device), **evidence},
-        missing=memory.missing | _unobserved(test, spec) | _untold(others),
+        missing=memory.missing | _unobserved(test, spec) | _untold(others) | unmetered,
     )
 
 
@@ -202,6 +206,14 @@ def _compressed(facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _energy(watch: Stopwatch, spec: JobSpec, here: Environment) -> tuple[Energy | None, dict[str, str]]:
+    """The energy pass, and why there is none."""
+    try:
+        return energy.run(watch, spec, here), {}
+    except Unsupported as error:
+        return None, {"energy": str(error)}
+
+
 def _untold(others: Contention | None) -> dict[str, str]:
     return {"contention": "cannot be told by this kernel"} if others is None else {}
 
@@ -216,7 +228,7 @@ def _unobserved(test: Split, spec: JobSpec) -> dict[str, str]:
     if spec.device_kind == "cpu":
         reasons["vram_usage"] = reasons["gpu_utilization"] = "measured on a CPU"
     else:
-        reasons["gpu_utilization"] = "not observed"
+        reasons["gpu_utilization"] = "only a worker watches it"
     return reasons
 
 

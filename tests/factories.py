@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from farm.measurement import Accuracy, Contention, Environment, Measurement, Memory, Outcome, Samples, Usage
+from farm.measurement import (
+    Accuracy,
+    Contention,
+    Energy,
+    Environment,
+    Measurement,
+    Memory,
+    Outcome,
+    Samples,
+    Spread,
+    Telemetry,
+    Usage,
+)
 from farm.spec import Cell, JobSpec, Matrix, Protocol
 from results_store.store import Claim, Ending, Store, WorkerInfo
 
@@ -85,6 +97,21 @@ def samples(device_ms: float = 10.0, end_to_end_ms: float = 11.0, calls: int = 2
 def contention(others_s: float = 0.04, steal_s: float = 0.0) -> Contention:
     """4 s on two processors, of which others had so many seconds."""
     return Contention(wall_s=4.0, processors=2, others_s=others_s, steal_s=steal_s)
+
+
+def energy(**fields: Any) -> Energy:
+    """400 J in 2 s for 800 samples."""
+    return Energy.model_validate({"joules": 400, "window_s": 2, "samples": 800, "scope": "package", **fields})
+
+
+def telemetry(
+    flags: dict[str, int] | None = None, before: dict[str, float] | None = None, **gauges: float
+) -> Telemetry:
+    """Eight readings in 4 s, in which these gauges stood still."""
+    spreads = {name: Spread(min=value, mean=value, max=value, count=8) for name, value in gauges.items()}
+    return Telemetry(
+        every_s=0.5, readings=8, window_s=4, gauges=spreads, counters={}, flags=flags or {}, facts=before or {}
+    )
 
 
 def accuracy(**fields: Any) -> Accuracy:

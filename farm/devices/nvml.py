@@ -173,13 +173,20 @@ class EnergyMeter:
         self._gpu = _opened(uuid)
         try:
             self.read()
-        except pynvml.NVMLError as error:
+        except Unsupported:
             self.close()
-            raise Unsupported(f"the GPU does not count its energy ({error})") from None
+            raise
 
     def read(self) -> float:
-        """Joules since the driver was loaded."""
-        return _COUNTERS["gpu_energy_j"](self._gpu)
+        """Joules since the driver was loaded.
+
+        Raises:
+            Unsupported: it does not answer.
+        """
+        try:
+            return _COUNTERS["gpu_energy_j"](self._gpu)
+        except pynvml.NVMLError as error:
+            raise Unsupported(f"the GPU does not count its energy ({error})") from None
 
     def close(self) -> None:
         """Gives the library back."""
