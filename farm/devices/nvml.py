@@ -40,6 +40,10 @@ _HARDWARE: Mapping[str, Callable[[Any], float]] = {
     "sm_highest_hz": lambda gpu: pynvml.nvmlDeviceGetMaxClockInfo(gpu, pynvml.NVML_CLOCK_SM) * 1e6,
     "sm_set_hz": lambda gpu: pynvml.nvmlDeviceGetApplicationsClock(gpu, pynvml.NVML_CLOCK_SM) * 1e6,
 }
+_STATE: Mapping[str, Callable[[Any], float]] = {
+    "persistence": lambda gpu: pynvml.nvmlDeviceGetPersistenceMode(gpu),
+    "processes": _GAUGES["gpu_processes"],
+}
 #: Why the clocks are not higher (nvml.h, nvmlClocksEventReasons), by its bit.
 CLOCK_REASONS: Mapping[int, str] = {
     0x001: "idle",
@@ -99,6 +103,37 @@ def gpus() -> tuple[Gpu, ...]:
             )
             for handle in handles
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuState:
+    """How a GPU is before anything is measured; None where the driver does not tell."""
+
+    uuid: str
+    name: str
+    #: Whether the driver stays loaded while nobody uses the GPU.
+    is_persistent: bool | None
+    #: How many compute on it.
+    processes: int | None
+
+
+def states() -> tuple[GpuState, ...]:
+    """Every GPU of this host as it is now."""
+    found = gpus()
+    with _library() as library:
+        if library is None:
+            return ()
+        handles = [(gpu, library.nvmlDeviceGetHandleByUUID(gpu.uuid)) for gpu in found]
+        asked = [(gpu, _asked(_STATE, handle, {})) for gpu, handle in handles]
+    return tuple(
+        GpuState(
+            uuid=gpu.uuid,
+            name=gpu.name,
+            is_persistent=bool(told["persistence"]) if "persistence" in told else None,
+            processes=int(told["processes"]) if "processes" in told else None,
+        )
+        for gpu, told in asked
+    )
 
 
 def used_bytes(uuid: str) -> int | None:
