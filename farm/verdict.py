@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -58,6 +58,8 @@ class Reason:
     level: Level
     #: A sentence with the figures that decided.
     text: str
+    #: It would be found again however often this is measured.
+    lasting: bool = False
 
     def __str__(self) -> str:
         return f"{self.code}: {self.text}"
@@ -199,7 +201,7 @@ def crowded_gpu(measurement: Measurement) -> Iterator[Reason]:
     before = None if seen is None else seen.facts.get("gpu_processes")
     during = None if seen is None else seen.gauges.get("gpu_processes")
     if before is None or during is None or during.max < 1:
-        yield _suspect("contaminated", "who else used the GPU could not be observed")
+        yield replace(_suspect("contaminated", "who else used the GPU could not be observed"), lasting=True)
         return
     ours = 1 if measurement.control is None else 2
     if during.max > before + ours:
@@ -217,7 +219,9 @@ def throttled(measurement: Measurement) -> Iterator[Reason]:
     held = {flag: count for flag, count in seen.flags.items() if flag not in _HARMLESS}
     if held:
         found = ", ".join(f"{flag} in {count} of {seen.readings} readings" for flag, count in held.items())
-        yield _suspect("throttled", f"the GPU's clocks were held down: {found}")
+        reason = _suspect("throttled", f"the GPU's clocks were held down: {found}")
+        # A model that draws more power than the GPU may have does so every time.
+        yield replace(reason, lasting=set(held) == {"software power cap"})
     # Before and after the timed windows the device idles, and clocks are low.
     clock = None if measurement.timed_from is None else _clock(measurement, seen)
     if clock is not None and clock[0] < _CLOCK_SHARE * clock[1]:
@@ -225,7 +229,8 @@ def throttled(measurement: Measurement) -> Iterator[Reason]:
         if measurement.spec.device_kind == "cpu" or held or "clock_reasons" in seen.missing:
             yield _invalid("throttled", text)
         elif "application clock setting" not in seen.flags:
-            yield _suspect("throttled", f"{text}, and the driver gives no reason: is it locked (nvidia-smi -rgc)?")
+            text += ", and the driver gives no reason: is it locked (nvidia-smi -rgc)?"
+            yield replace(_suspect("throttled", text), lasting=True)
 
 
 def _clock(measurement: Measurement, seen: Telemetry) -> tuple[float, float] | None:

@@ -248,6 +248,21 @@ def test_a_gpu_that_is_held_far_down_is_invalid_and_says_by_what() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("case", "lasting"),
+    [
+        ("a GPU that nobody watched", True),
+        ("a GPU at a low clock without a reason", True),
+        ("a GPU short of power", True),
+        ("a GPU that slows itself", False),
+        ("another process came to the GPU", False),
+    ],
+)
+def test_what_would_be_found_again_is_known_as_lasting(case: str, lasting: bool) -> None:
+    [reason] = judge(factories.measurement(**TRIPS[case][0])).reasons
+    assert reason.lasting is lasting
+
+
 def test_every_rule_is_tripped_by_some_case() -> None:
     cases: list[Measurement] = [factories.measurement(**fields) for fields, _, _ in TRIPS.values()]
     for rule in RULES:
