@@ -324,6 +324,13 @@ def summarize(measured: Measurement) -> dict[str, Any]:
             "agreement_top1": answers.agreeing / answers.samples,
             "logits_relative_error": answers.logits_relative_error,
         },
+        "energy": None
+        if measured.energy is None
+        else {
+            "per_sample_j": measured.energy.per_sample_j,
+            "mean_w": measured.energy.mean_w,
+            "scope": measured.energy.scope,
+        },
         "page_faults_per_call": measured.usage.faults_per_call,
         "evidence": measured.evidence,
         "missing": measured.missing,

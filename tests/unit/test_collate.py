@@ -108,7 +108,7 @@ def test_what_only_the_first_repeat_tells_is_not_missing_where_it_told(store: St
     [row] = table(store, run, tmp_path)
     assert row["missing"] == "vram_usage: measured on a CPU"
     run = factories.submitted(store, repeats=2, batch_sizes=(2,))
-    measure(store, missing={"energy": "no RAPL"})
+    measure(store, missing={"energy": "no RAPL", "contention": "told by the second one only"})
     measure(store, missing=later)
     [row] = table(store, run, tmp_path)
     assert row["missing"] == "energy: no RAPL"

@@ -119,6 +119,12 @@ FAULTS: dict[str, tuple[str, Callable[[Host], object], Level, str]] = {
         Level.WARNING,
         "remount,exec /data",
     ),
+    "a second mount on the same place": (
+        "scratch",
+        lambda host: host.write("proc/mounts", "/dev/b /data ext4 rw 0 0\n/dev/c /data ext4 noexec 0 0"),
+        Level.WARNING,
+        "remount,exec /data",
+    ),
     "a scratch folder in memory": (
         "scratch",
         lambda host: host.write("proc/mounts", "/dev/a / ext4 rw 0 0\ntmpfs /data tmpfs rw 0 0"),

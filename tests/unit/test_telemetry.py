@@ -66,10 +66,11 @@ def test_no_reading_at_all_is_an_empty_summary() -> None:
 
 
 @pytest.mark.parametrize(
-    ("window", "highest"), [((None, None), 40), ((1001.0, 1002.5), 30), ((1001.5, None), 40), ((5.0, 6.0), None)]
+    ("window", "counted"),
+    [((None, None), (10, 40)), ((1001.0, 1002.5), (20, 30)), ((1001.5, None), (30, 40)), ((5.0, 6.0), None)],
 )
 def test_only_readings_within_the_timed_windows_count(
-    tmp_path: Path, window: tuple[float | None, float | None], highest: int | None
+    tmp_path: Path, window: tuple[float | None, float | None], counted: tuple[int, int] | None
 ) -> None:
     host, clock = Host(tmp_path), itertools.count(1000.0)
     host.processors(2)
@@ -80,7 +81,7 @@ def test_only_readings_within_the_timed_windows_count(
     kept = recorder.attach(factories.measurement(timed_from=window[0], timed_until=window[1])).telemetry
     assert kept is not None
     rss = kept.gauges.get("rss_bytes")
-    assert (rss and rss.max) == (highest and highest << 20)
+    assert (rss and (rss.min, rss.max)) == (counted and (counted[0] << 20, counted[1] << 20))
     assert "temperature_c" in kept.missing
 
 
