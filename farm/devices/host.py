@@ -143,7 +143,8 @@ class _Processes:
                 resident += int(stat[21]) * self._page
         if not self._used_s:
             return None, None
-        return resident, sum(self._used_s.values())
+        # One that has ended and waits to be reaped has no memory any more.
+        return resident or None, sum(self._used_s.values())
 
     def _find(self, leader: str) -> None:
         there = {entry.name for entry in os.scandir(self._proc) if entry.name.isdigit()}

@@ -25,7 +25,7 @@ def host(tmp_path: Path) -> Host:
     """Four processors and one measuring process."""
     made = Host(tmp_path)
     made.processors(4)
-    made.process(CHILD, session=CHILD)
+    made.process(CHILD, session=CHILD, rss_bytes=10 << 20)
     return made
 
 
@@ -58,7 +58,15 @@ def test_the_time_of_a_process_that_ended_still_counts_and_its_memory_does_not(h
         (host.root / "proc/101/stat").unlink()
         (host.root / "proc/101").rmdir()
         found = opened.read(CHILD)
-    assert (found.gauges["rss_bytes"], found.counters["cpu_s"]) == (0, 1)
+    assert (found.gauges["rss_bytes"], found.counters["cpu_s"]) == (10 << 20, 1)
+
+
+def test_a_child_that_has_ended_but_is_there_still_holds_no_memory_of_zero(host: Host) -> None:
+    host.process(CHILD, session=CHILD, cpu_s=1, rss_bytes=0)
+    with source(host) as opened:
+        found = opened.read(CHILD)
+    assert "rss_bytes" not in found.gauges
+    assert found.counters["cpu_s"] == 1
 
 
 def test_others_time_is_that_of_the_measurements_processors_less_its_own(host: Host) -> None:
