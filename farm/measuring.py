@@ -14,8 +14,8 @@ import numpy as np
 from farm import allocator, building, devices, runtimes, scratch
 from farm.datasets import Split
 from farm.errors import CorruptArtifact, FarmError, OutOfMemory, Unsupported, memory_errors
-from farm.measurement import Contention, Measurement, Outcome
-from farm.passes import accuracy, latency
+from farm.measurement import Contention, Measurement, Outcome, Profile
+from farm.passes import accuracy, latency, profile
 from farm.passes.contention import ContentionWatch
 from farm.passes.memory import MemoryWatch
 from farm.settings import Settings, load
@@ -23,6 +23,7 @@ from farm.spec import JobSpec
 
 #: Distinct inputs together take at most so much.
 _INPUT_BYTES = 2**30
+_MAX_REASON_CHARS = 500
 
 
 def measure(spec: JobSpec, settings: Settings | None = None) -> Measurement:
@@ -132,6 +133,7 @@ def _measured(spec: JobSpec, settings: Settings, build_spent_s: float, isolation
     others = contention.read()
     answers = accuracy.run(session, test, spec.batch_size, reference)
     evidence = _evidence(session, on_device.inputs[0])
+    profiled, unprofiled = _profiled(session, device, on_device.inputs[0], spec)
     return Measurement(
         spec=spec,
         environment=here,
@@ -153,7 +155,8 @@ def _measured(spec: JobSpec, settings: Settings, build_spent_s: float, isolation
         parameters=made.cost["parameters"],
         macs=made.cost["macs"],
         evidence={**_provenance(made, spec, device), **evidence},
-        missing=memory.missing | _unobserved(test, spec) | _untold(others),
+        profile=profiled,
+        missing=memory.missing | _unobserved(test, spec) | _untold(others) | unprofiled,
     )
 
 
@@ -165,6 +168,19 @@ def _evidence(session: runtimes.Session, on_device: Any) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise FarmError(f"The runtime's evidence cannot be stored as JSON ({error}): {found!r:.200}") from None
     return stored
+
+
+def _profiled(
+    session: runtimes.Session, device: devices.Device, on_device: Any, spec: JobSpec
+) -> tuple[Profile | None, dict[str, str]]:
+    """The profile of a cell's first repeat, or why there is none. What was timed stands without it."""
+    if spec.repeat or not spec.protocol.profile:
+        return None, {}
+    try:
+        return profile.run(session, device, on_device, on_gpu=spec.device_kind == "cuda"), {}
+    except Exception as error:
+        # Broad: whatever a profiler raises costs the profile and nothing else.
+        return None, {"profile": " ".join(f"{type(error).__name__}: {error}".split())[:_MAX_REASON_CHARS]}
 
 
 def _provenance(made: building.Materials, spec: JobSpec, device: devices.Device) -> dict[str, object]:
