@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from farm import statistics
 from farm.spec import JobSpec, RecipeText, Value
@@ -231,6 +231,64 @@ class Hardware(Value):
     sm_set_hz: float | None = None
 
 
+#: Kernels made from C++ templates have names of many thousand characters.
+_MAX_NAME_CHARS = 1000
+
+
+def _storable(text: object) -> object:
+    """A library's text without what databases and files refuse: NUL and lone surrogates."""
+    if not isinstance(text, str):
+        return text
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+
+
+def _cut(name: str) -> str:
+    return name[:_MAX_NAME_CHARS]
+
+
+_Text = Annotated[str, BeforeValidator(_storable)]
+_Name = Annotated[_Text, AfterValidator(_cut)]
+
+
+class Operator(Value):
+    """One operator of a profile. Seconds are per call of the model; None where the profiler does not tell.
+
+    Total times have in them what an operator called or started, self times have not.
+    """
+
+    name: _Name
+    #: What executed it, where that is told: ONNX Runtime's provider, OpenVINO's kernel.
+    provider: _Name | None = None
+    #: In all profiled calls of the model together.
+    calls: int
+    host_total_s: float | None = None
+    host_self_s: float | None = None
+    #: Of the GPU; None on a CPU.
+    device_total_s: float | None = None
+    device_self_s: float | None = None
+
+    @property
+    def self_s(self) -> float:
+        """Its own time on the device where that is told, else on the host; 0 where neither is."""
+        own = self.host_self_s if self.device_self_s is None else self.device_self_s
+        return own or 0.0
+
+
+class Profile(Value):
+    """Where some calls spent their time, after everything was timed. The profiler itself slows them down."""
+
+    #: Who profiled: `torch.profiler`, `onnxruntime`, `openvino`, `tensorrt`, …
+    source: str
+    #: Calls of the model that were profiled.
+    calls: int
+    #: Those with the longest self time first.
+    operators: tuple[Operator, ...] = ()
+    #: JSON in Chrome's trace format; None where there is none.
+    trace: _Text | None = None
+    #: Why something is not there, by its name.
+    missing: dict[str, str] = Field(default_factory=dict)
+
+
 class Measurement(Value):
     """One job, measured: what every figure is derived from."""
 
@@ -277,6 +335,8 @@ class Measurement(Value):
     macs: int | None = None
     #: Proof that the recipe really ran, as its runtime observed it.
     evidence: dict[str, Any]
+    #: Of the first repeat, where the protocol wants one. The store keeps its operators and its trace apart.
+    profile: Profile | None = None
     #: Why a metric is empty, by its name.
     missing: dict[str, str] = Field(default_factory=dict)
 

@@ -16,8 +16,8 @@ import numpy as np
 from farm import allocator, building, control, datasets, devices, runtimes, scratch
 from farm.datasets import Split
 from farm.errors import CorruptArtifact, FarmError, OutOfMemory, Unsupported, memory_errors
-from farm.measurement import Energy, Environment, Measurement, Outcome
-from farm.passes import accuracy, energy, latency
+from farm.measurement import Energy, Environment, Measurement, Outcome, Profile
+from farm.passes import accuracy, energy, latency, profile
 from farm.passes.memory import MemoryWatch
 from farm.settings import Settings, load
 from farm.spec import JobSpec
@@ -25,6 +25,7 @@ from farm.timing import Stopwatch
 
 #: Distinct inputs together take at most so much.
 _INPUT_BYTES = 2**30
+_MAX_REASON_CHARS = 500
 
 
 def measure(spec: JobSpec, settings: Settings | None = None) -> Measurement:
@@ -188,6 +189,7 @@ def _measured(
     used, unmetered = _energy(ready.on_device, spec, ready.here)
     answers = accuracy.run(ready.session, *_asked(ready, spec), batch_size=spec.batch_size)
     evidence = _evidence(ready.session, ready.on_device.inputs[0])
+    profiled, unprofiled = _profiled(ready.session, ready.device, ready.on_device.inputs[0], spec)
     return Measurement(
         spec=spec,
         environment=ready.here,
@@ -214,7 +216,8 @@ def _measured(
         parameters=made.cost["parameters"],
         macs=made.cost["macs"],
         evidence={**_provenance(made, spec, ready.device), **evidence},
-        missing=_missing(ready, spec, timed) | unmetered,
+        profile=profiled,
+        missing=_missing(ready, spec, timed) | unmetered | unprofiled,
     )
 
 
@@ -239,6 +242,19 @@ def _evidence(session: runtimes.Session, on_device: Any) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise FarmError(f"The runtime's evidence cannot be stored as JSON ({error}): {found!r:.200}") from None
     return stored
+
+
+def _profiled(
+    session: runtimes.Session, device: devices.Device, on_device: Any, spec: JobSpec
+) -> tuple[Profile | None, dict[str, str]]:
+    """The profile of a cell's first repeat, or why there is none. What was timed stands without it."""
+    if spec.repeat or not spec.protocol.profile:
+        return None, {}
+    try:
+        return profile.run(session, device, on_device, on_gpu=spec.device_kind == "cuda"), {}
+    except Exception as error:
+        # Broad: whatever a profiler raises costs the profile and nothing else.
+        return None, {"profile": " ".join(f"{type(error).__name__}: {error}".split())[:_MAX_REASON_CHARS]}
 
 
 def _provenance(made: building.Materials, spec: JobSpec, device: devices.Device) -> dict[str, object]:

@@ -12,6 +12,7 @@ from farm.settings import Settings
 from farm.spec import Matrix
 from producer import local, progress, results, seats, show, submit
 from results_store.collate import collate, export
+from results_store.exporters import DEFAULT
 from results_store.store import Store
 from results_store.values import RunInfo, State, Submission
 
@@ -158,15 +159,15 @@ def _already(desk: Desk, run: RunInfo, output: Path | None) -> int:
 
 
 def _hand_over(desk: Desk, run_id: str, output: Path | None) -> int:
-    """Prints the results and writes the CSV; its path is the last line."""
+    """Prints the results and writes the CSV and what goes with it; the CSV's path is the last line."""
     ended = desk.store.progress(run_id)
     collated = collate(desk.store, run_id)
-    path = export(collated, output or RESULTS / run_id)
+    paths = {name: export(collated, output or RESULTS / run_id, name) for name in DEFAULT}
     desk.say(results.table(collated.rows))
     for note in results.notes(collated.rows):
         desk.say(note)
     desk.say(show.ending(ended))
-    desk.say(str(path))
+    desk.say(str(paths["csv"]))
     return show.exit_code(ended)
 
 

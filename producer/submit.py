@@ -14,7 +14,7 @@ from farm import datasets, models, queue, weights
 from farm.errors import BadInput, Unreachable
 from farm.settings import Settings
 from farm.spec import Matrix, Protocol
-from results_store.exporters import csv
+from results_store.exporters import csv, detailed
 from results_store.store import Store
 from results_store.values import RunInfo, Submission, WorkerInfo
 
@@ -85,8 +85,9 @@ def check_writable(folder: Path) -> None:
             made.append(path)
         with tempfile.TemporaryFile(dir=place):
             pass
-        if (place / csv.FILE).is_dir():
-            raise IsADirectoryError(errno.EISDIR, f"{csv.FILE} there is a directory")
+        for file in (csv.FILE, detailed.FILE):
+            if (place / file).is_dir():
+                raise IsADirectoryError(errno.EISDIR, f"{file} there is a directory")
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise BadInput(

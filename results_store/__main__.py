@@ -23,6 +23,7 @@ from results_store.collate import collate as rows_of
 from results_store.collate import export, exporter
 from results_store.compare import Report
 from results_store.compare import compare as compared
+from results_store.exporters import DEFAULT
 from results_store.schema import REVISION
 from results_store.store import Store, open_store
 from results_store.watch import LateStore, Watch
@@ -52,8 +53,9 @@ def collate(
         typer.Argument(metavar="[RUN]", help="A run's id, the beginning of one, or 'latest'.  [default: latest]"),
     ] = None,
     format: Annotated[
-        str, typer.Option(metavar="NAMES", help="What to write: csv, tensorboard, or both with a comma.")
-    ] = "csv",
+        str,
+        typer.Option(metavar="NAMES", help="What to write, with commas: csv, detailed, profiles, tensorboard."),
+    ] = ",".join(DEFAULT),
     output_dir: Annotated[
         Path | None,
         typer.Option(
@@ -79,6 +81,9 @@ def collate(
     ] = "127.0.0.1",
 ) -> None:
     """Writes benchmark_results.csv: a row for every cell of the run's matrix, measured or not.
+
+    Beside it benchmark_results_detailed.csv, the operators that each cell spends its time in, and profiles/, their
+    traces for chrome://tracing and Perfetto.
 
     With `tensorboard` among the formats, event files for TensorBoard too: a log for each variant and device.
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from farm import plugins, statistics
 from farm.errors import BadInput
-from farm.measurement import Environment, Measurement, Outcome
+from farm.measurement import Environment, Measurement, Outcome, Profile
 from farm.recipe import BASELINE
 from farm.spec import Cell
 from farm.verdict import Level, Verdict, judge, worst
@@ -137,13 +137,24 @@ class Collated:
     rows: tuple[Row, ...]
     #: Reads the measured jobs again, with their raw samples, by cell and repeat; few are in memory at once.
     measured: Callable[[], Iterator[JobResult]]
+    #: Reads the profile of a row, without its trace; None where there is none.
+    profile: Callable[[Row], Profile | None]
+    #: Reads the trace of that profile: JSON of some MiB in Chrome's format.
+    trace: Callable[[Row], str | None]
 
 
 def collate(store: Store, run_id: str) -> Collated:
     """The rows of the run of this id, and the way to its samples, open for as long as the store is."""
     cells = groupby(store.results(run_id), key=lambda result: result.cell_ordinal)
     rows = _with_speedups([row for _, results in cells for row in _rows(list(results))])
-    return Collated(run_id=run_id, rows=tuple(rows), measured=partial(_measured, store, run_id))
+    return Collated(
+        run_id=run_id,
+        rows=tuple(rows),
+        measured=partial(_measured, store, run_id),
+        # only a first repeat is profiled, and that is the job that a row names
+        profile=lambda row: store.profile(row.job_id),
+        trace=lambda row: store.trace(row.job_id),
+    )
 
 
 def exporter(name: str) -> ModuleType:

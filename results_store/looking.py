@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from farm.errors import BadInput, unknown
-from farm.measurement import Outcome
+from farm.measurement import Outcome, Profile
 from farm.spec import Cell
 from results_store import records
 from results_store.claiming import claimable as is_claimable
@@ -167,6 +167,22 @@ def results_after(connection: sa.Connection, number: int, after: tuple[int, int]
         .limit(limit)
     )
     return [_job_result(row) for row in connection.execute(query)]
+
+
+def profile(connection: sa.Connection, job_id: str) -> Profile | None:
+    """What the profiler told of the attempt that made a job's result, without the trace."""
+    row = connection.execute(_of_result(job_id, attempts.c.measurement, attempts.c.operators)).one_or_none()
+    return None if row is None else records.profile(row.measurement, row.operators)
+
+
+def trace(connection: sa.Connection, job_id: str) -> str | None:
+    """The trace of the attempt that made a job's result, in Chrome's format."""
+    return records.trace(connection.scalar(_of_result(job_id, attempts.c.trace)))
+
+
+def _of_result(job_id: str, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    joined = results.join(attempts, attempts.c.attempt_id == results.c.attempt_id)
+    return sa.select(*columns).select_from(joined).where(results.c.job_id == job_id)
 
 
 def _job_result(row: sa.Row[Any]) -> JobResult:

@@ -1,15 +1,16 @@
-"""How values lie in the tables: measurements as JSON, samples as compressed integers, text made safe."""
+"""How values lie in the tables: measurements as JSON, samples and traces compressed, text made safe."""
 
 from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
-from farm.measurement import Environment, Measurement, Samples
+from farm.measurement import Environment, Measurement, Profile, Samples
 from farm.spec import Cell, JobSpec
 from results_store.values import MAX_LOG_BYTES, MAX_REASON_CHARS, Ending, WorkerInfo
 
@@ -36,6 +37,7 @@ def ending(ending: Ending) -> dict[str, Any]:
     measurement = ending.measurement
     samples = measurement.samples if measurement else Samples()
     control = measurement.control if measurement else None
+    profile = measurement.profile if measurement else None
     return {
         "outcome": ending.outcome,
         "reason": clean(ending.reason),
@@ -43,22 +45,39 @@ def ending(ending: Ending) -> dict[str, Any]:
         "log_tail": clean_tail(ending.log_tail),
         "device_from": ending.device_from,
         "device_until": ending.device_until,
-        "measurement": None if measurement is None else _without_samples(measurement),
+        "measurement": None if measurement is None else _without_bulk(measurement),
         "device_ns": packed(samples.device_ns) if measurement else None,
         "end_to_end_ns": packed(samples.end_to_end_ns) if measurement else None,
         "control_ns": packed(control.device_ns) if control else None,
+        "operators": json.dumps(profile.model_dump(mode="json")["operators"]) if profile else None,
+        "trace": zlib.compress(profile.trace.encode()) if profile and profile.trace else None,
     }
 
 
-def _without_samples(measurement: Measurement) -> str:
-    """As JSON; samples have columns of their own."""
-    return json.dumps(measurement.model_dump(mode="json", exclude={"samples": True, "control": {"device_ns"}}))
+#: What has columns of its own.
+_BULK: Mapping[str, Any] = {"samples": True, "control": {"device_ns"}, "profile": {"operators", "trace"}}
+
+
+def _without_bulk(measurement: Measurement) -> str:
+    """As JSON; what is large has columns of its own."""
+    return json.dumps(measurement.model_dump(mode="json", exclude=_BULK))
+
+
+def profile(measurement: str | None, operators: str | None) -> Profile | None:
+    """The profile of an attempt, but for its trace; None where there is none."""
+    found = None if measurement is None else json.loads(measurement).get("profile")
+    return None if found is None else Profile.model_validate({**found, "operators": json.loads(operators or "[]")})
+
+
+def trace(blob: bytes | None) -> str | None:
+    """The trace of an attempt, as JSON; None where there is none."""
+    return None if blob is None else zlib.decompress(blob).decode()
 
 
 def measurement(
     text: str | None, device_ns: bytes | None, end_to_end_ns: bytes | None, control_ns: bytes | None
 ) -> Measurement | None:
-    """The measurement of an attempt, whole again; None where there is none."""
+    """The measurement of an attempt, whole again but for its profile's operators and trace; None without one."""
     if text is None:
         return None
     fields = json.loads(text)

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from farm.measurement import Profile
 from farm.spec import Matrix
 from results_store import claiming, looking, records, submitting
 from results_store.clock import now
@@ -234,6 +235,16 @@ class Store:
             yield from chunk
             full = len(chunk) == _RESULTS_AT_ONCE
             after = (chunk[-1].cell_ordinal, chunk[-1].spec.repeat) if full else None
+
+    def profile(self, job_id: str) -> Profile | None:
+        """The profile in a job's result, without its trace; None where there is none."""
+        with self._database.reading() as connection:
+            return looking.profile(connection, job_id)
+
+    def trace(self, job_id: str) -> str | None:
+        """The trace in a job's result, JSON of some MiB in Chrome's format; None where there is none."""
+        with self._database.reading() as connection:
+            return looking.trace(connection, job_id)
 
     def close(self) -> None:
         """Closes the connections of this process."""

@@ -13,7 +13,9 @@ from farm.measurement import (
     Environment,
     Measurement,
     Memory,
+    Operator,
     Outcome,
+    Profile,
     Samples,
     Spread,
     Telemetry,
@@ -155,6 +157,20 @@ def accuracy(**fields: Any) -> Accuracy:
         "finite": True,
     }
     return Accuracy.model_validate({**given, **fields})
+
+
+def profile(**fields: Any) -> Profile:
+    """Three calls of 8 ms each on a CPU: three quarters in a convolution, the rest outside of it; with a trace."""
+    given = {
+        "source": "torch.profiler",
+        "calls": 3,
+        "operators": (
+            Operator(name="aten::conv2d", calls=6, host_total_s=0.006, host_self_s=0.006),
+            Operator(name="call of the model", calls=3, host_total_s=0.008, host_self_s=0.002),
+        ),
+        "trace": '{"traceEvents":[{"ph":"X","name":"aten::conv2d","ts":0,"dur":6000,"pid":0,"tid":0}]}',
+    }
+    return Profile.model_validate({**given, **fields})
 
 
 def worker(id: str = "cpu@alpha", **fields: Any) -> WorkerInfo:

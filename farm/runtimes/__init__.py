@@ -9,6 +9,9 @@ A plug-in is a module `farm/runtimes/<name>.py` with
 - `load(workload, folder)`: a `Session`, from the artifact alone where there is one (`folder` is None
   where the runtime has no `build`).
 
+A session that has a `profile` besides is asked for it, as `ProfilesItself` says; torch's profiler watches
+the others, and sees the kernels of any library on a GPU, but on a CPU torch's operators only.
+
 `docs/adding-a-runtime.md` shows a whole one in 20 lines.
 """
 
@@ -18,13 +21,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import extend_path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from farm import plugins
 from farm.recipe import Recipe
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from farm.measurement import Profile
 
 __path__ = extend_path(__path__, __name__)
 
@@ -101,6 +106,18 @@ class Session(Protocol):
         Called after everything was timed. The verdict reads these keys, where they are given:
         `provider_asked` and `provider`; `dtype_asked` and `dtype`; `compiled` (bool, for runtimes that
         compile) and `graph_breaks`; `nodes_elsewhere` (nodes that another provider took).
+        """
+
+
+@runtime_checkable
+class ProfilesItself(Protocol):
+    """A session whose library has a profiler of its own."""
+
+    def profile(self, on_device: Any, calls: int) -> Profile:
+        """Where so many calls spend their time, as the library tells; `farm.profiling` helps to say it.
+
+        Called last of all, once: it may load the model anew with the profiler on. Whatever it raises becomes
+        the reason why there is no profile, and the measurement stands.
         """
 
 

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from farm import onnx_graph
+from farm import onnx_graph, profiling
 from farm.errors import Unsupported
+from farm.measurement import Profile
 from farm.precision import PRECISIONS
 from farm.runtimes import Mode, Session, Support, Workload
 
@@ -225,8 +226,28 @@ class OnnxSession:
         dtype = "int8" if int8 else "no 8-bit kernel seen"
         return {**known, "dtype": dtype, "kernels": len(kernels), "int8_kernels": len(int8)}
 
+    def profile(self, on_device: Any, calls: int) -> Profile:
+        """The nodes of some calls, in a session that writes a profile. The first call of it is left out.
+
+        Times are the host's: on a GPU a node ends when its kernels are queued.
+        """
+        events = self._profiled(on_device, 1 + calls)
+        begins = sorted(event["ts"] for event in events if event["name"] == "model_run")[-calls]
+        spans = [_span(event) for event in events if event["ts"] >= begins and _is_node(event)]
+        return Profile(
+            source="onnxruntime",
+            calls=calls,
+            operators=profiling.operators(spans, calls),
+            trace=profiling.trace(events),
+            missing={"device_self_s": "its profiler does not tell the GPU's time"} if self.on == "cuda" else {},
+        )
+
     def _ran(self, on_device: Any) -> list[Node]:
-        """Every node: one more run, in a session that writes a profile."""
+        """Every node of one more call."""
+        return [_node(event["args"]) for event in self._profiled(on_device, 1) if _is_node(event)]
+
+    def _profiled(self, on_device: Any, calls: int) -> list[dict[str, Any]]:
+        """The events of some calls in a session that writes a profile, in Chrome's format."""
         import json
         import tempfile
 
@@ -235,9 +256,24 @@ class OnnxSession:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
             session = self._session(options)
-            session.run(None, {onnx_graph.INPUT: on_device.numpy()})
-            events = json.loads(Path(session.end_profiling()).read_text())
-        return [_node(event["args"]) for event in events if event.get("args", {}).get("provider")]
+            for _ in range(calls):
+                session.run(None, {onnx_graph.INPUT: on_device.numpy()})
+            events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text())
+        return events
+
+
+def _is_node(event: Mapping[str, Any]) -> bool:
+    return bool(event.get("args", {}).get("provider"))
+
+
+def _span(event: Mapping[str, Any]) -> profiling.Span:
+    args = event["args"]
+    return profiling.Span(
+        name=event["name"],
+        operator=args.get("op_name", ""),
+        provider=args["provider"],
+        seconds=event["dur"] / 1e6,
+    )
 
 
 def _node(args: Mapping[str, Any]) -> Node:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from farm import onnx_graph, telemetry
+from farm import onnx_graph, profiling, telemetry
+from farm.measurement import Profile
 from farm.precision import PRECISIONS
 from farm.runtimes import Session, Support, Workload
 
@@ -88,14 +89,14 @@ class OpenVinoSession:
         self.workload = workload
         self.file = file
         self.runtime = openvino
-        settings = {
+        self.settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": workload.threads,
             "INFERENCE_PRECISION_HINT": HINTS[workload.recipe.precision],
             # The child is pinned by its supervisor already.
             "ENABLE_CPU_PINNING": False,
         }
-        self.model = openvino.Core().compile_model(file, "CPU", settings)
+        self.model = openvino.Core().compile_model(file, "CPU", self.settings)
         self.request = self.model.create_infer_request()
 
     def to_device(self, host: np.ndarray) -> Any:
@@ -131,6 +132,25 @@ class OpenVinoSession:
             **({"int8_convolutions": int8, "exact_convolutions": total - int8} if int8 else {}),
         }
 
+    def profile(self, on_device: Any, calls: int) -> Profile:
+        """The layers of some calls, in a model compiled anew to count. The first call of it is left out."""
+        counting = {**self.settings, "PERF_COUNT": True}
+        request = self.runtime.Core().compile_model(self.file, "CPU", counting).create_infer_request()
+        request.set_input_tensor(on_device)
+        request.infer()
+        first = list(request.get_profiling_info())
+        for _ in range(calls):
+            request.infer()
+        spans = [
+            span for info in zip(first, request.get_profiling_info(), strict=True) if (span := _span(*info, calls))
+        ]
+        return Profile(
+            source="openvino",
+            calls=calls,
+            operators=profiling.operators(spans * calls, calls),
+            trace=profiling.sequence(spans, f"mean time of each layer over {calls} calls, one after the other"),
+        )
+
     def _weight_dtypes(self) -> dict[str, int]:
         """How many values the file has in each dtype, weights and other constants."""
         counts: collections.Counter[str] = collections.Counter()
@@ -148,3 +168,22 @@ class OpenVinoSession:
             if "layerType" in info and "runtimePrecision" in info:
                 layers.append((info["layerType"].astype(str), info["runtimePrecision"].astype(str)))
         return layers
+
+
+def _span(first: Any, all_calls: Any, calls: int) -> profiling.Span | None:
+    """A layer's mean time over the calls after the first one; None where it was not executed.
+
+    Args:
+        first: what was counted in the first call.
+        all_calls: the same layer after all of them: the plug-in gives the mean, in whole microseconds.
+        calls: how many came after the first.
+    """
+    if all_calls.status.name != "EXECUTED":
+        return None
+    total_s = all_calls.real_time.total_seconds() * (1 + calls) - first.real_time.total_seconds()
+    return profiling.Span(
+        name=all_calls.node_name,
+        operator=all_calls.node_type,
+        provider=all_calls.exec_type,
+        seconds=max(0.0, total_s / calls),
+    )

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from farm import onnx_graph
+from farm import onnx_graph, profiling
 from farm.errors import FarmError, OutOfMemory, Unsupported
+from farm.measurement import Profile
 from farm.runtimes import Session, Support, Workload
 
 SUPPORT = Support(
@@ -90,6 +91,16 @@ def load(workload: Workload, folder: Path | None) -> Session:
             exact = workload.recipe.precision != "tf32"
             return {"dtype_asked": asked, **observed(engine.layers(), without_tf32=exact)}
 
+        def profile(self, on_device: torch.Tensor, calls: int) -> Profile:
+            """The layers of some calls, as TensorRT's own profiler times them on the GPU."""
+            spans = engine.profiled(on_device, calls)
+            return Profile(
+                source="tensorrt",
+                calls=calls,
+                operators=profiling.operators(spans, calls, on_device=True),
+                trace=profiling.sequence(spans, f"time of each layer in {calls} calls, one after the other"),
+            )
+
     return EngineSession(workload, engine.run)
 
 
@@ -126,6 +137,23 @@ def _logger(package: Any) -> Any:
                 self.lines.append(msg)
 
     return Errors()
+
+
+def _profiler(package: Any) -> Any:
+    """A profiler of TensorRT's that keeps what it is told, in order."""
+
+    class Layers(package.IProfiler):
+        """Keeps the name and the seconds of each layer that ran."""
+
+        def __init__(self) -> None:
+            package.IProfiler.__init__(self)  # as in `_logger`
+            self.spans: list[profiling.Span] = []
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            """Called by TensorRT."""
+            self.spans.append(profiling.Span(name=layer_name, operator=layer_name, seconds=ms / 1e3))
+
+    return Layers()
 
 
 class _Builder:
@@ -177,25 +205,45 @@ class _Engine:
         self.engine = self.runtime.deserialize_cuda_engine(serialized)
         if self.engine is None:
             raise _failed("TensorRT does not take the engine's file", self.logger.lines)
-        self.context = self.engine.create_execution_context()
-        if self.context is None:
-            raise _failed("TensorRT could not make an execution context", self.logger.lines)
         dtypes = {package.DataType.FLOAT: torch.float32, package.DataType.HALF: torch.float16}
         self.output = torch.empty(
             tuple(self.engine.get_tensor_shape(onnx_graph.OUTPUT)),
             dtype=dtypes[self.engine.get_tensor_dtype(onnx_graph.OUTPUT)],
             device=workload.device,
         )
-        self.context.set_tensor_address(onnx_graph.OUTPUT, self.output.data_ptr())
+        self.context = self._context()
+
+    def _context(self) -> Any:
+        context = self.engine.create_execution_context()
+        if context is None:
+            raise _failed("TensorRT could not make an execution context", self.logger.lines)
+        context.set_tensor_address(onnx_graph.OUTPUT, self.output.data_ptr())
+        return context
 
     def run(self, images: Any) -> Any:
         """Queues one call on the current stream."""
+        self._enqueue(self.context, images)
+        return self.output
+
+    def _enqueue(self, context: Any, images: Any) -> None:
         import torch
 
-        self.context.set_tensor_address(onnx_graph.INPUT, images.data_ptr())
-        if not self.context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+        context.set_tensor_address(onnx_graph.INPUT, images.data_ptr())
+        if not context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
             raise _failed("TensorRT could not run the engine", self.logger.lines)
-        return self.output
+
+    def profiled(self, images: Any, calls: int) -> list[profiling.Span]:
+        """The layers of so many calls after a first one, in a context of its own: a profiler slows one down."""
+        import torch
+
+        context, profiler = self._context(), _profiler(self.package)
+        self._enqueue(context, images)
+        # its layers are told at the end of each call, which then waits for the device
+        context.profiler = profiler
+        for _ in range(calls):
+            self._enqueue(context, images)
+        torch.cuda.synchronize()
+        return list(profiler.spans)
 
     def layers(self) -> list[Mapping[str, Any]]:
         """Every layer of the engine, as TensorRT describes it."""

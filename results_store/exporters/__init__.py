@@ -5,7 +5,8 @@ A plug-in is a module `results_store/exporters/<name>.py` with
 - `FILE`: the name of the file or folder that it writes;
 - `write(collated, path)`: writes a `results_store.collate.Collated` there, whole or not at all. Its rows are in
   base units and not rounded: scaling and rounding is the exporter's. Who needs raw samples iterates over
-  `collated.measured()`, and keeps no more of them than one cell's.
+  `collated.measured()`, and keeps no more of them than one cell's; `collated.profile(row)` and
+  `collated.trace(row)` are read when they are asked for, and kept one at a time too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from pkgutil import extend_path
 from typing import Any
 
 __path__ = extend_path(__path__, __name__)
+
+#: What is written where nobody says otherwise.
+DEFAULT = ("csv", "detailed", "profiles")
 
 #: What a plug-in must have, and of which kind.
 CONTRACT: Mapping[str, Any] = {"FILE": str, "write": Callable}

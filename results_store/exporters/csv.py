@@ -2,63 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
-import re
-import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeAlias
-
-import numpy as np
 
 from results_store.collate import Collated, Figures, Latency, Row, Share
+from results_store.exporters import _table
+from results_store.exporters._table import Cell as _Cell
 
 FILE = "benchmark_results.csv"
 
-_Cell: TypeAlias = str | float | int | None
-
 _MIB = 1 << 20
-#: A spreadsheet takes a text that begins so for a formula.
-_FORMULA = ("=", "+", "-", "@")
-#: Line breaks, tabs and the like: a row is one line, for every tool that reads lines.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
 
 
 def write(collated: Collated, path: Path) -> None:
     """Writes the rows; the file is replaced as a whole, once everything is on the disk."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            writer.writerows([_text(column(row)) for column in COLUMNS.values()] for row in collated.rows)
-            file.flush()
-            # mkstemp makes a file for its owner alone; a result is for whoever may read the folder
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            Path(name).unlink()
-        raise
-
-
-def _text(value: _Cell) -> str:
-    """A value as a cell's text: empty for None, numbers with six digits, text on one line that is no formula."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        line = _CONTROL.sub(" ", value).strip()
-        return f"'{line}" if line.startswith(_FORMULA) else line
-    if isinstance(value, int):
-        return str(value)
-    if not np.isfinite(value):
-        return ""
-    return np.format_float_positional(value, precision=6, fractional=False, trim="-")
+    _table.write(path, COLUMNS, ((column(row) for column in COLUMNS.values()) for row in collated.rows))
 
 
 def _measured(pick: Callable[[Figures], _Cell], scale: float = 1) -> Callable[[Row], _Cell]:

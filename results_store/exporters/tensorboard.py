@@ -7,18 +7,16 @@ measured must not be taken for the recipe's figure.
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from farm.spec import Cell
 from results_store.collate import Collated, Figures, Row
+from results_store.exporters import _whole
 from results_store.store import JobResult
 
 FILE = "tensorboard"
@@ -50,15 +48,8 @@ VERDICT = "verdict"
 
 def write(collated: Collated, path: Path) -> None:
     """Writes every log into a new folder, which then takes the place of the old one."""
-    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        # mkdtemp makes a folder for its owner alone; a result is for whoever may read the one around it
-        fresh.chmod(0o755)
+    with _whole.folder(path) as fresh:
         _write_logs(collated, fresh)
-        _swap(fresh, path)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
 
 
 def _write_logs(collated: Collated, folder: Path) -> None:
@@ -80,21 +71,6 @@ def _write_logs(collated: Collated, folder: Path) -> None:
             for row, found in zip(ordered, values, strict=True)
         )
         _events.save(events, folder / log)
-
-
-def _swap(fresh: Path, path: Path) -> None:
-    """Puts the new folder in the place of the old one, or else leaves that where it is."""
-    old = fresh.with_name(f"{fresh.name}.old")
-    try:
-        with suppress(FileNotFoundError):
-            path.rename(old)
-        fresh.rename(path)
-    except BaseException:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 # ---- logs

@@ -63,6 +63,7 @@ def test_the_host_reaches_the_stores_with_the_values_of_env_and_the_collator_wri
     assert [row["outcome"] for row in table(folder / "benchmark_results.csv")] == ["ok", "ok"]
     assert folder.stat().st_uid == int(farm.variables["FARM_UID"])
     eventually(lambda: any((folder / "tensorboard").rglob("events.out.tfevents.*")), within_s=60)
+    assert any((folder / "profiles").glob("*.json.gz"))
     eventually(lambda: run_id in asked(farm, "FARM_TENSORBOARD_PORT", "/data/runs"), within_s=120)
 
 

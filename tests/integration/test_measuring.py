@@ -129,6 +129,9 @@ def test_every_recipe_runs_agrees_with_fp32_and_proves_it(recipe: str, measure: 
     assert found.evidence["dtype"] == found.evidence["dtype_asked"]
     assert found.evidence["dtype"] == PRECISIONS[found.spec.recipe.precision].dtypes["cpu"]
     assert found.evidence.get("channels_last", False) == ("channels_last" in recipe)
+    assert found.profile is not None, found.missing
+    assert found.profile.operators[0].self_s > 0
+    assert json.loads(found.profile.trace)["traceEvents"]
     assert (found.build_s is not None) == any(name in recipe for name in BUILT)
     in_8_bits = found.evidence.get("int8_convolutions", 0) + found.evidence.get("int8_products", 0)
     assert ("int8" in recipe) == (in_8_bits > 0)

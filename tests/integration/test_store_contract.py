@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import time
@@ -18,7 +19,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from farm.errors import BadInput, FarmError, Unreachable
-from farm.measurement import Outcome
+from farm.measurement import Operator, Outcome
 from results_store import claiming, looking, schema
 from results_store.database import Database
 from results_store.store import Claim, Ending, Lease, Reconciled, State, Store, open_store
@@ -426,6 +427,38 @@ def test_a_measurement_comes_back_as_it_was_given(store: Store) -> None:
     assert result.measurement == given
     assert (result.state, result.outcome, result.attempts) == (State.DONE, Outcome.OK, 1)
     assert (result.environment_key, result.measured_by) == (factories.environment().key, claim.job_id)
+
+
+def test_a_profile_comes_back_as_it_was_given_but_for_a_trace_that_must_be_asked_for(store: Store) -> None:
+    run = store.submit(factories.matrix(optimizations=("baseline", "amp"))).run_id
+    claim = claimed(store)
+    given = factories.profile(
+        operators=(Operator(name="a\0b \ud800 é \u2028", provider='"', calls=1, host_self_s=0.1),),
+        trace=json.dumps({"traceEvents": [{"name": "a\0b \ud800 é"}] * 100_000}),
+    )
+    assert store.finish(claim, factories.ok(claim, profile=given))
+    assert store.profile(claim.job_id) == given.model_copy(update={"trace": None})
+    assert store.trace(claim.job_id) == given.trace
+    # what reads all results reads neither
+    bare = given.model_copy(update={"trace": None, "operators": ()})
+    assert [r.measurement.profile for r in store.results(run) if r.measurement] == [bare]
+    [(text, blob)] = rows(store, sa.select(schema.attempts.c.measurement, schema.attempts.c.trace))
+    assert "traceEvents" not in text
+    assert len(blob) < 100_000 < len(given.trace or "")
+    other = measured(store)
+    assert (store.profile(other.job_id), store.trace(other.job_id)) == (None, None)
+    assert (store.profile("no job"), store.trace("no job")) == (None, None)
+
+
+def test_a_profile_is_adopted_with_its_result(store: Store) -> None:
+    store.submit(factories.matrix())
+    claim = claimed(store)
+    assert store.finish(claim, factories.ok(claim, profile=factories.profile()))
+    store.submit(factories.matrix(batch_sizes=(1, 2)))
+    assert store.adopt("cpu@alpha") == 1
+    [adopted] = [result for result in store.results("latest") if result.measurement]
+    assert adopted.job_id != adopted.measured_by
+    assert store.trace(adopted.job_id) == factories.profile().trace
 
 
 @pytest.mark.parametrize("outcome", [Outcome.UNSUPPORTED, Outcome.OUT_OF_MEMORY])

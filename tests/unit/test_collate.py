@@ -287,7 +287,7 @@ def test_a_folder_that_cannot_be_written_is_bad_input(store: Store, tmp_path: Pa
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match="--output-dir"):
         export(collate(store, factories.submitted(store)), tmp_path / "file" / "results")
-    with pytest.raises(BadInput, match="Possible: csv, tensorboard"):
+    with pytest.raises(BadInput, match="Possible: csv, detailed, profiles, tensorboard"):
         export(collate(store, "latest"), tmp_path, "xlsx")
 
 
@@ -313,7 +313,9 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
 
 def test_the_command_collates_the_latest_run_into_a_folder_of_its_name(store: Store, command: CliRunner) -> None:
     run = factories.submitted(store)
-    assert command.invoke(app, ["collate"]).output == f"results/{run}/benchmark_results.csv\n"
+    written = ("benchmark_results.csv", "benchmark_results_detailed.csv", "profiles")
+    assert command.invoke(app, ["collate"]).output == "".join(f"results/{run}/{name}\n" for name in written)
+    assert sorted(path.name for path in Path(f"results/{run}").iterdir()) == sorted(written)
     assert Path(f"results/{run}/benchmark_results.csv").read_text().startswith(FIRST)
     assert command.invoke(app, ["collate", run[:-2], "--output-dir", "here"]).exit_code == 0
     assert Path("here/benchmark_results.csv").exists()
@@ -333,7 +335,7 @@ def test_the_command_writes_every_format_it_is_asked_for_once(store: Store, comm
     ("arguments", "hint"),
     [
         (["--format", "csv,tensorbord"], "Did you mean 'tensorboard'?"),
-        (["--format", ""], "Possible: csv, tensorboard"),
+        (["--format", ""], "Possible: csv, detailed, profiles, tensorboard"),
         (["latest", "--watch"], "exclude each other"),
         (["--metrics-port", "9108"], "--metrics-port belongs to --watch"),
         (["--every", "1"], "--every belongs to --watch"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -90,9 +91,10 @@ def test_a_link_that_leads_nowhere_and_a_directory_in_the_csvs_place_are_refused
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(BadInput, match="link cannot be written"):
         submit.check_writable(tmp_path / "link")
-    (tmp_path / "results/benchmark_results.csv").mkdir(parents=True)
-    with pytest.raises(BadInput, match=r"benchmark_results\.csv there is a directory"):
-        submit.check_writable(tmp_path / "results")
+    for name in ("benchmark_results.csv", "benchmark_results_detailed.csv"):
+        (tmp_path / name / name).mkdir(parents=True)
+        with pytest.raises(BadInput, match=rf"{re.escape(name)} there is a directory"):
+            submit.check_writable(tmp_path / name)
 
 
 def test_a_folder_with_val_alone_is_enough_where_weights_are_given(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -79,6 +80,27 @@ def test_tf32_is_switched_on_only_where_it_is_asked_for(library: Any, tmp_path: 
     assert plugin.observed(engine.layers(), without_tf32=False)["dtype"] == "float32"
     assert plugin.observed(engine.layers(), without_tf32=False)["tf32_kernels"] == 2
     assert plugin.observed(engine.layers(), without_tf32=True)["dtype"] == "tf32"
+
+
+def test_layers_are_timed_by_the_librarys_profiler_in_a_context_of_its_own(library: Any, tmp_path: Path) -> None:
+    session = built("tensorrt", tmp_path)
+    images = session.to_device(workloads.images())
+    found = session.profile(images, 3)
+    layers = {operator.name: operator for operator in found.operators}
+    assert (found.source, found.calls, len(layers)) == ("tensorrt", 3, 7)
+    assert {operator.calls for operator in found.operators} == {3}  # what ran before the profiler was there is not
+    first, second, *_ = found.operators
+    assert (first.device_self_s, second.device_total_s) == (0.25e-3, 0.5e-3)
+    assert first.host_self_s is None
+    track, *events = json.loads(found.trace)["traceEvents"]
+    assert "one after the other" in track["args"]["name"]
+    assert [(event["ts"], event["dur"]) for event in events[:2]] == [(0, 250), (250, 500)]
+    assert len(events) == 21
+    assert (
+        workloads.relative_error(session.to_host(session.run(images)), workloads.expected(workloads.images()))
+        < 1e-4
+    )
+    assert found == session.profile(images, 3)
 
 
 def test_a_graph_that_cannot_be_parsed_says_why(library: Any, tmp_path: Path) -> None:
