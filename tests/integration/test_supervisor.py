@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -170,13 +171,35 @@ def test_a_result_over_the_cap_is_an_error(farm: Farm) -> None:
 
 
 def test_a_kill_by_the_kernels_oom_killer_is_out_of_memory(farm: Farm) -> None:
-    counts = iter([4, 5])
+    counts = itertools.count(4)
 
     def run(watched: watching.Watched) -> watching.Ended:
         return watching.run(watched, oom_kills=lambda: next(counts))
 
     served = farm.supervisor("os.kill(os.getpid(), signal.SIGKILL)", run_child=run)
     assert served.handle(farm.submit()).startswith("out_of_memory: the kernel ran out of memory")
+
+
+@pytest.mark.parametrize(
+    ("paired", "when_alone", "ending", "runs"),
+    [
+        (True, "ok()", "ok", [False, True]),
+        (True, "report(outcome='out_of_memory', reason='alone')", "out_of_memory: alone", [False, True]),
+        (False, "ok()", "out_of_memory: CUDA", [False]),
+    ],
+)
+def test_too_little_memory_counts_only_without_the_live_control(
+    farm: Farm, paired: bool, when_alone: str, ending: str, runs: list[bool]
+) -> None:
+    trace = farm.folder / "trace"
+    script = (
+        f"print(json.dumps(request['alone']), file=open({str(trace)!r}, 'a'))\n"
+        f"if request['alone']: {when_alone}\n"
+        "else: report(outcome='out_of_memory', reason='CUDA')"
+    )
+    assert farm.serve(script, paired=paired) == ending
+    assert [json.loads(line) for line in trace.read_text().splitlines()] == runs
+    assert farm.result().attempts == 1
 
 
 @pytest.mark.parametrize("session", [True, False])
