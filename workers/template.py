@@ -84,12 +84,11 @@ def prepare() -> None:
 def serve(channel: socket.socket) -> None:
     """Forks a child for each request, one at a time, until the other end of the channel is closed."""
     channel.send(READY)
-    template = os.getpid()
     while descriptors := _received(channel):
         forked = os.fork()
         if forked == 0:
             channel.close()
-            _become_child(template, *descriptors)
+            _become_child(*descriptors)
         # The locks above all: the device is free when the child is gone.
         for descriptor in descriptors:
             os.close(descriptor)
@@ -111,11 +110,10 @@ def _received(channel: socket.socket) -> list[int]:
             return received if message else []
 
 
-def _become_child(template: int, request_from: int, report_to: int, output: int, *locks: int) -> NoReturn:
+def _become_child(request_from: int, report_to: int, output: int, *locks: int) -> NoReturn:
     """What exec does for a process that is started anew, and then what that does."""
     try:
         os.setsid()
-        processes.die_with(template)
         for standard in (1, 2):
             os.dup2(output, standard)
         os.close(output)
