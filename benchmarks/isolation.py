@@ -135,9 +135,7 @@ def same(spec: JobSpec, held: Held, pairs: int, seed: int) -> dict[str, Any]:
                 flush=True,
             )
     median, low, high = alternating.interval(np.array(ratios))
-    print(
-        f"{spec.variant}, batch {spec.batch_size}: forked ÷ anew {median:.4f}, 95 % interval {low:.4f} to {high:.4f}"
-    )
+    print(f"{spec.variant}, batch {spec.batch_size}: {median:.4f}, 95 % interval {low:.4f} to {high:.4f}")
     return {"ratio": median, "interval": [low, high], "pairs": pairs}
 
 

@@ -1,6 +1,7 @@
 """The farm's child or template, whose processes get ready to measure, say when they are, and end.
 
-`python -m benchmarks.ready child …` or `… template …`, for `benchmarks.isolation`; imports no more than the real ones.
+`python -m benchmarks.ready child …` or `… template …`, for `benchmarks.isolation`.
+Imports no more than the real ones.
 """
 
 from __future__ import annotations
