@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import alternating
-from farm import scratch
+from farm import building, scratch
 from farm.measurement import Measurement
 from farm.settings import Settings, load
 from farm.spec import JobSpec, Protocol, job
@@ -150,8 +150,6 @@ def main() -> None:
     arguments.add_argument("--dataset", default="digits")
     arguments.add_argument("--batch-size", type=int, default=8)
     given = arguments.parse_args()
-    from farm.measuring import measure
-
     protocol = Protocol(name="isolation", paired=False, profile=False, max_s=5.0, energy_s=0, accuracy_samples=64)
     spec = job(
         model=given.model,
@@ -160,8 +158,8 @@ def main() -> None:
         batch_size=given.batch_size,
         protocol=protocol,
     )
-    measure(spec)
     settings = load()
+    building.build(spec, settings)
     processes.adopt_orphans()
     with locks.hold(settings.lock_dir, len(locks.processors())) as held:
         figures = {**sooner(spec, held, given.starts), **same(spec, held, given.pairs, given.seed)}
