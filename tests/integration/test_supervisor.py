@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
@@ -52,8 +51,8 @@ class Farm:
         self.template.write_text(factories.measurement().model_dump_json())
 
     def submit(self, **protocol: Any) -> str:
-        wanted = {"measure_deadline_s": 20, "build_deadline_s": 20, **protocol}
-        matrix = factories.matrix(protocol=Protocol(name="test", paired=False, **wanted))
+        wanted = {"measure_deadline_s": 20, "build_deadline_s": 20, "paired": False, **protocol}
+        matrix = factories.matrix(protocol=Protocol(name="test", **wanted))
         run_id = self.store.submit(matrix, again=True).run_id
         return f"{run_id}.000000"
 
@@ -171,7 +170,7 @@ def test_a_result_over_the_cap_is_an_error(farm: Farm) -> None:
 
 
 def test_a_kill_by_the_kernels_oom_killer_is_out_of_memory(farm: Farm) -> None:
-    counts = itertools.count(4)
+    counts = iter([4, 5])
 
     def run(watched: watching.Watched) -> watching.Ended:
         return watching.run(watched, oom_kills=lambda: next(counts))
