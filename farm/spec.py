@@ -11,7 +11,7 @@ import json
 import random
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -89,6 +89,11 @@ def _stated(percentiles: tuple[int, ...]) -> tuple[int, ...]:
 Percentiles = Annotated[tuple[int, ...], BeforeValidator(_as_percentiles), AfterValidator(_stated)]
 
 
+#: How a measuring process begins: forked from one that has imported everything, or started anew.
+Isolation: TypeAlias = Literal["fork", "spawn"]
+ISOLATIONS: tuple[str, ...] = get_args(Isolation)
+
+
 class Protocol(Value):
     """How long and how often to measure; every field is settable and stored with the result."""
 
@@ -114,9 +119,8 @@ class Protocol(Value):
     window_s: float = Field(default=0.17, ge=0.01, le=10)
     #: Without it, a run measures its baseline again after so many jobs, to see the host drift; None never does.
     control_every: int | None = Field(default=10, ge=1)
-    #: How a measuring process begins: forked from one that has imported everything, or started anew. The first
-    #: repeat of a cell is always started anew, because only there can its memory be told.
-    isolation: Literal["fork", "spawn"] = "fork"
+    #: The first repeat of a cell is always started anew, because only there can its memory be told.
+    isolation: Isolation = "fork"
     #: A measurement that others or the host spoilt is made again so often.
     remeasure: int = Field(default=2, ge=0, le=10)
     #: The first repeat of a cell also profiles its operators, after everything was timed.

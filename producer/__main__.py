@@ -78,6 +78,13 @@ def submit_matrix(
     eval_samples: Annotated[
         str | None, typer.Option(metavar="N|all", help="Test images of the accuracy pass.")
     ] = None,
+    isolation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="fork|spawn",
+            help="Measuring processes are forked from a template, or each started anew.  [default: fork]",
+        ),
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(metavar="pretrained|FILE", help="Published weights, or a file; trained here if not given."),
@@ -131,6 +138,7 @@ def submit_matrix(
         "protocol": protocol,
         "set": set_,
         "eval_samples": eval_samples,
+        "isolation": isolation,
         "weights": weights,
         "sha256": sha256,
         "seed": seed,

@@ -11,7 +11,7 @@ from typing import Any
 
 from farm import weights
 from farm.errors import BadInput, unknown
-from farm.spec import PRESETS, Matrix, changed, eval_samples, preset, validated
+from farm.spec import ISOLATIONS, PRESETS, Matrix, changed, eval_samples, preset, validated
 
 #: Keys of a matrix file that hold lists, with what their items are; on the command line they take commas.
 LISTS: Mapping[str, type] = {"models": str, "optimizations": str, "batch_sizes": int, "devices": str, "set": str}
@@ -26,6 +26,7 @@ SCALARS: Mapping[str, type | tuple[type, ...]] = {
     "weights": str,
     "sha256": str,
     "eval_samples": (int, str),
+    "isolation": str,
 }
 
 _EXAMPLE = "matrices/densenet121-cpu.toml is an example."
@@ -51,7 +52,11 @@ def matrix(flags: Mapping[str, Any], file: Path | None = None) -> Matrix:
         )
     given.setdefault("protocol", "standard")
     given["weights"], _ = weights.named(given.get("weights"), given.pop("sha256", None))
-    settings = [*given.pop("set", []), *_samples(given.pop("eval_samples", None))]
+    settings = [
+        *given.pop("set", []),
+        *_samples(given.pop("eval_samples", None)),
+        *_isolation(given.pop("isolation", None)),
+    ]
     if settings:
         given |= _changed(given, settings)
     try:
@@ -107,6 +112,13 @@ def _merged(flags: Mapping[str, Any], file: Path | None) -> dict[str, Any]:
 def _samples(asked: int | str | None) -> list[str]:
     """What `--eval-samples` means for the protocol."""
     return [] if asked is None else [f"accuracy_samples={eval_samples(str(asked))}"]
+
+
+def _isolation(asked: str | None) -> list[str]:
+    """What `--isolation` means for the protocol."""
+    if asked is not None and asked not in ISOLATIONS:
+        raise unknown("isolation", asked, ISOLATIONS)
+    return [] if asked is None else [f"isolation={asked}"]
 
 
 def _given(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from farm.errors import BadInput, FarmError, Unreachable, unknown
 from farm.settings import Settings, load
 from results_store.store import Store, WorkerInfo, open_store
 from workers import capabilities, locks
+from workers.forking import TEMPLATE
 from workers.service import Service
 
 EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 1, 2, 3
@@ -54,7 +55,7 @@ def main(
         locks.prepare(settings.lock_dir)
         worker = _worker(settings, device, threads, name)
         _log(level)
-        status = Service(settings, worker, level).run()
+        status = Service(settings, worker, level, template=TEMPLATE).run()
     except FarmError as error:
         print(f"error: {error}", file=sys.stderr)
         status = {BadInput: EXIT_USAGE, Unreachable: EXIT_UNREACHABLE}.get(type(error), EXIT_FAILED)

@@ -1,6 +1,7 @@
 """The process in which one job is built or measured: `python -m workers.child REQUEST RESULT` (descriptors).
 
-It reads a request as JSON, does it, and writes a report as JSON. Nothing else ever runs in it.
+It reads a request as JSON, does it, and writes a report as JSON. Nothing else ever runs in it. `workers.template`
+forks processes that do the same.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from workers import processes
 
@@ -21,10 +22,20 @@ _OOM_SCORE = "800"
 
 
 def main() -> None:
-    """Does what the request asks for, and ends without tidying up: a library's teardown may hang."""
+    """Does what the request asks for, and ends."""
     request_from, report_to = int(sys.argv[1]), int(sys.argv[2])
+    answer(read(request_from), report_to)
+
+
+def read(request_from: int) -> dict[str, Any]:
+    """The request behind a descriptor, which is closed."""
     with os.fdopen(request_from) as reader:
-        request = json.load(reader)
+        request: dict[str, Any] = json.load(reader)
+    return request
+
+
+def answer(request: Mapping[str, Any], report_to: int) -> NoReturn:
+    """Does what the request asks for, and ends without tidying up: a library's teardown may hang."""
     settle(request["parent"], request["processors"])
     # What this process starts must not keep the supervisor waiting for more.
     os.set_inheritable(report_to, False)
@@ -77,8 +88,15 @@ def _do(request: Mapping[str, Any]) -> dict[str, Any]:
         return {"build_spent_s": building.build(spec, settings)}
     from farm import control, measuring
 
-    # Nothing was computed in this process yet, so the control can be forked from it.
-    measurement = measuring.measure_here(spec, settings, request["build_spent_s"], start_control=control.fork)
+    measurement = measuring.measure_here(
+        spec,
+        settings,
+        request["build_spent_s"],
+        isolation=request["isolation"],
+        alone=request["alone"],
+        # Nothing was computed in this process yet, so the control can be forked from it.
+        start_control=control.fork,
+    )
     return {"measurement": measurement.model_dump(mode="json")}
 
 

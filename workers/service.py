@@ -14,6 +14,7 @@ from farm.errors import FarmError
 from farm.settings import Settings
 from results_store.store import WorkerInfo, open_store
 from workers import processes
+from workers.forking import Templates
 from workers.supervisor import CHILD, Supervisor
 
 log = logging.getLogger(__name__)
@@ -29,12 +30,18 @@ class Service:
     """Serves one device until told to stop."""
 
     def __init__(
-        self, settings: Settings, worker: WorkerInfo, log_level: str, *, command: tuple[str, ...] = CHILD
+        self,
+        settings: Settings,
+        worker: WorkerInfo,
+        log_level: str,
+        *,
+        command: tuple[str, ...] = CHILD,
+        template: tuple[str, ...] | None = None,
     ) -> None:
         self._settings = settings
         self._worker = worker
         self._log_level = log_level
-        self._handler = Handler(settings, worker, command)
+        self._handler = Handler(settings, worker, command, template)
         self._companion: Companion | None = None
 
     def run(self) -> int:
@@ -96,10 +103,18 @@ class Service:
 class Handler:
     """Serves messages in the pool's process, with a store of that process's own."""
 
-    def __init__(self, settings: Settings, worker: WorkerInfo, command: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        worker: WorkerInfo,
+        command: tuple[str, ...],
+        template: tuple[str, ...] | None,
+    ) -> None:
         self._settings = settings
         self._worker = worker
         self._command = command
+        #: What is run as a template; None starts every process anew.
+        self._template = template
         self._process = 0
         self._supervisor: Supervisor | None = None
 
@@ -108,10 +123,13 @@ class Handler:
         return self._of_this_process().handle(job_id)
 
     def _of_this_process(self) -> Supervisor:
-        # Connections do not survive a fork, and the pool forks its process anew when it dies.
+        # Neither connections nor children survive a fork, and the pool forks its process anew when it dies.
         if self._supervisor is None or self._process != os.getpid():
             store = open_store(self._settings.database, lease_s=self._settings.lease_s)
-            self._supervisor = Supervisor(store, self._settings, self._worker, command=self._command)
+            templates = None if self._template is None else Templates(self._template)
+            self._supervisor = Supervisor(
+                store, self._settings, self._worker, command=self._command, templates=templates
+            )
             self._process = os.getpid()
         return self._supervisor
 

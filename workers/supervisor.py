@@ -9,11 +9,10 @@ import contextlib
 import itertools
 import json
 import logging
-import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +25,8 @@ from farm.measurement import Environment, Measurement, Outcome
 from farm.settings import Settings
 from farm.spec import JobSpec
 from results_store.store import Claim, Ending, Lease, Store, WorkerInfo
-from workers import locks, processes, telemetry, watching
+from workers import forking, locks, processes, telemetry, watching
+from workers.forking import Template, Templates
 from workers.locks import Held
 from workers.telemetry import Recorder
 from workers.watching import Ended, Stopped, Watched
@@ -82,6 +82,7 @@ class Supervisor:
         run_child: Callable[[Watched], Ended] = watching.run,
         command: tuple[str, ...] = CHILD,
         needs_build: Callable[[JobSpec, Settings, Environment], bool] = building.needs_build,
+        templates: Templates | None = None,
     ) -> None:
         self._store = store
         self._settings = settings
@@ -89,6 +90,8 @@ class Supervisor:
         self._run_child = run_child
         self._command = command
         self._needs_build = needs_build
+        #: None starts every process anew.
+        self._templates = templates
         # So that what a child leaves behind can be found and ended.
         processes.adopt_orphans()
 
@@ -149,25 +152,51 @@ class Supervisor:
             built = PhaseEnd(outcome=Outcome.ERROR, reason=f"{type(error).__name__}: {error}")
         if built.outcome is not Outcome.OK:
             return built, phase
-        phase, deadline_s = "measure", spec.protocol.measure_deadline_s
-        measured = self._phase(claim, held, phase, deadline_s, built.build_spent_s)
+        phase = "measure"
+        measured = self._measured(claim, held, built.build_spent_s)
         if measured.outcome is Outcome.OK and (measured.measurement is None or measured.measurement.spec != spec):
             measured = replace(measured, outcome=Outcome.ERROR, reason="the process measured something else")
         return replace(measured, log_tail=built.log_tail + measured.log_tail), phase
 
-    def _phase(self, claim: Claim, held: Held, phase: str, deadline_s: float, build_spent_s: float) -> PhaseEnd:
+    def _measured(self, claim: Claim, held: Held, build_spent_s: float) -> PhaseEnd:
+        """How measuring ended; too little memory counts only without the live control."""
+        protocol = claim.spec.protocol
+        paired = self._phase(claim, held, "measure", protocol.measure_deadline_s, build_spent_s)
+        if paired.outcome is not Outcome.OUT_OF_MEMORY or not protocol.paired:
+            return paired
+        log.warning("job %s is measured without its live control: %s", claim.job_id, paired.reason)
+        alone = self._phase(claim, held, "measure", protocol.measure_deadline_s, build_spent_s, alone=True)
+        return replace(alone, log_tail=paired.log_tail + alone.log_tail)
+
+    def _phase(
+        self,
+        claim: Claim,
+        held: Held,
+        phase: str,
+        deadline_s: float,
+        build_spent_s: float,
+        *,
+        alone: bool = False,
+    ) -> PhaseEnd:
         try:
             with scratch.folder(self._settings) as temporary, _recorder(claim.spec, held, phase) as recorder:
-                watched = self._watched(claim, held, phase, deadline_s, build_spent_s, temporary)
+                watched = self._watched(claim, held, phase, deadline_s, build_spent_s, temporary, alone)
                 if recorder is not None:
                     watched = replace(watched, observe=recorder.look, observe_s=recorder.every_s)
-                ended = classify(self._run_child(watched), phase, deadline_s)
+                ended = classify(self._ended(watched), phase, deadline_s)
                 return ended if recorder is None else _with_telemetry(ended, recorder)
         except OSError as error:
             return PhaseEnd(outcome=Outcome.ERROR, reason=f"the {phase} process could not be started: {error}")
 
     def _watched(
-        self, claim: Claim, held: Held, phase: str, deadline_s: float, build_spent_s: float, temporary: Path
+        self,
+        claim: Claim,
+        held: Held,
+        phase: str,
+        deadline_s: float,
+        build_spent_s: float,
+        temporary: Path,
+        alone: bool,
     ) -> Watched:
         processors = held.processors[: claim.spec.threads]
         return Watched(
@@ -176,15 +205,35 @@ class Supervisor:
                 "phase": phase,
                 "spec": claim.spec.model_dump(mode="json"),
                 "processors": processors,
-                "parent": os.getpid(),
                 "build_spent_s": build_spent_s,
+                "alone": alone,
             },
             environment=child_environment(self._settings, claim.spec, len(processors), temporary, held.gpu_uuid),
             descriptors=held.descriptors,
             deadline_s=deadline_s,
             tick=lambda: self._renew(claim),
             tick_s=self._settings.renew_s,
+            template=self._template(claim, processors) if phase == "measure" else None,
         )
+
+    def _template(self, claim: Claim, processors: Sequence[int]) -> Template | None:
+        """What the job's measuring process is forked from; None where it is to be started anew."""
+        variables = allocator.variables(claim.spec.recipe.allocator)
+        wanted = claim.spec.protocol.isolation == "fork" and claim.spec.repeat > 0
+        if self._templates is None or not wanted or "LD_PRELOAD" in variables:
+            return None
+        # One thread: a library that makes its threads when it is imported shall make none.
+        environment = child_environment(self._settings, claim.spec, 1, self._settings.scratch)
+        return self._templates.get(
+            variables, environment, processors, lambda: self._renew(claim), self._settings.renew_s
+        )
+
+    def _ended(self, watched: Watched) -> Ended:
+        try:
+            return self._run_child(watched)
+        except forking.Gone as error:
+            log.warning("the process is started anew: %s", error)
+            return self._run_child(replace(watched, template=None))
 
     def _renew(self, claim: Claim) -> Stopped | None:
         try:

@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 from workers import processes
+from workers.forking import Forked, Template
 
 #: A child may hand over so much; a measurement with a million samples is about 20 bytes each.
 MAX_RESULT_BYTES = 16 * 1024 * 1024
@@ -70,12 +71,15 @@ class Watched:
     #: Called with the child's process id every `observe_s`; None is never. It raises nothing and is quick.
     observe: Callable[[int], None] | None = None
     observe_s: float = 1.0
+    #: What the child is forked from; None starts the command anew.
+    template: Template | None = None
 
 
 def run(watched: Watched, oom_kills: Callable[[], int] = processes.kernel_oom_kills) -> Ended:
     """Runs a child to its end; afterwards neither it nor anything that it started is left.
 
     Raises:
+        Gone: the template could not fork it.
         OSError: it could not be started.
     """
     killed_before = oom_kills()
@@ -84,7 +88,7 @@ def run(watched: Watched, oom_kills: Callable[[], int] = processes.kernel_oom_ki
         child.end()
         return Ended(
             stopped=stopped,
-            status=child.process.returncode,
+            status=child.process.wait(),
             result=bytes(child.result),
             output=bytes(child.output[-MAX_OUTPUT_BYTES:]),
             memory_ran_out=oom_kills() > killed_before,
@@ -94,7 +98,9 @@ def run(watched: Watched, oom_kills: Callable[[], int] = processes.kernel_oom_ki
 class _Child:
     """A running child and what has come from it so far."""
 
-    def __init__(self, process: subprocess.Popen[bytes], result: int, output: int, siblings: set[int]) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes] | Forked, result: int, output: int, siblings: set[int]
+    ) -> None:
         self.process = process
         self.pidfd = os.pidfd_open(process.pid)
         self.result = bytearray()
@@ -132,9 +138,11 @@ class _Child:
     def end(self) -> None:
         """Kills and reaps it, its session, and whatever it started outside of that."""
         if self.process.returncode is None:
-            # Not reaped yet, so the number is still that of its session, where others may live on.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+            # Not reaped yet, so the number is still that of its session, where others may live on. One that was
+            # forked just now may not have its session yet.
+            for kill in (os.killpg, os.kill):
+                with contextlib.suppress(ProcessLookupError):
+                    kill(self.process.pid, signal.SIGKILL)
             self.process.wait()
         processes.kill_children(but=self._siblings)
 
@@ -145,25 +153,41 @@ def _started(watched: Watched) -> Iterator[_Child]:
         request = os.memfd_create("request")
         theirs.callback(os.close, request)
         with os.fdopen(os.dup(request), "wb") as writer:
-            writer.write(json.dumps(dict(watched.request)).encode())
+            writer.write(json.dumps(_request(watched)).encode())
         os.lseek(request, 0, os.SEEK_SET)
         result, result_end = _pipe(ours, theirs)
         output, output_end = _pipe(ours, theirs)
         siblings = processes.children()
-        process = subprocess.Popen(
-            [*watched.command, str(request), str(result_end)],
-            stdin=subprocess.DEVNULL,
-            stdout=output_end,
-            stderr=output_end,
-            env=dict(watched.environment),
-            pass_fds=(*watched.descriptors, request, result_end),
-            start_new_session=True,
-        )
+        # Also where a template dies of it.
+        ours.callback(processes.kill_children, but=siblings)
+        process = _begun(watched, request, result_end, output_end)
         child = _Child(process, result, output, siblings)
         ours.callback(os.close, child.pidfd)
         ours.callback(child.end)
         theirs.close()
         yield child
+
+
+def _request(watched: Watched) -> dict[str, Any]:
+    """The request, with what the child has to know of how it began."""
+    if watched.template is None:
+        return {**watched.request, "isolation": "spawn", "parent": os.getpid()}
+    forked = {"isolation": "fork", "parent": watched.template.pid, "environment": dict(watched.environment)}
+    return {**watched.request, **forked}
+
+
+def _begun(watched: Watched, request: int, result: int, output: int) -> subprocess.Popen[bytes] | Forked:
+    if watched.template is not None:
+        return watched.template.fork((request, result, output, *watched.descriptors))
+    return subprocess.Popen(
+        [*watched.command, str(request), str(result)],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env=dict(watched.environment),
+        pass_fds=(*watched.descriptors, request, result),
+        start_new_session=True,
+    )
 
 
 def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:

@@ -51,8 +51,8 @@ class Farm:
         self.template.write_text(factories.measurement().model_dump_json())
 
     def submit(self, **protocol: Any) -> str:
-        wanted = {"measure_deadline_s": 20, "build_deadline_s": 20, **protocol}
-        matrix = factories.matrix(protocol=Protocol(name="test", paired=False, **wanted))
+        wanted = {"measure_deadline_s": 20, "build_deadline_s": 20, "paired": False, **protocol}
+        matrix = factories.matrix(protocol=Protocol(name="test", **wanted))
         run_id = self.store.submit(matrix, again=True).run_id
         return f"{run_id}.000000"
 
@@ -177,6 +177,28 @@ def test_a_kill_by_the_kernels_oom_killer_is_out_of_memory(farm: Farm) -> None:
 
     served = farm.supervisor("os.kill(os.getpid(), signal.SIGKILL)", run_child=run)
     assert served.handle(farm.submit()).startswith("out_of_memory: the kernel ran out of memory")
+
+
+@pytest.mark.parametrize(
+    ("paired", "when_alone", "ending", "runs"),
+    [
+        (True, "ok()", "ok", [False, True]),
+        (True, "report(outcome='out_of_memory', reason='alone')", "out_of_memory: alone", [False, True]),
+        (False, "ok()", "out_of_memory: CUDA", [False]),
+    ],
+)
+def test_too_little_memory_counts_only_without_the_live_control(
+    farm: Farm, paired: bool, when_alone: str, ending: str, runs: list[bool]
+) -> None:
+    trace = farm.folder / "trace"
+    script = (
+        f"print(json.dumps(request['alone']), file=open({str(trace)!r}, 'a'))\n"
+        f"if request['alone']: {when_alone}\n"
+        "else: report(outcome='out_of_memory', reason='CUDA')"
+    )
+    assert farm.serve(script, paired=paired) == ending
+    assert [json.loads(line) for line in trace.read_text().splitlines()] == runs
+    assert farm.result().attempts == 1
 
 
 @pytest.mark.parametrize("session", [True, False])

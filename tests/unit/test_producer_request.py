@@ -82,6 +82,7 @@ def test_the_matrix_that_comes_with_the_project_has_eighteen_jobs() -> None:
         ({"eval_samples": "0"}, "--eval-samples 0: the number of test images"),
         ({"eval_samples": "many"}, "'all'"),
         ({"eval_samples": "-3"}, "--eval-samples -3"),
+        ({"isolation": "forc"}, "Unknown isolation 'forc'. Did you mean 'fork'?"),
         ({"weights": "no-such-file.pth"}, "--weights no-such-file.pth"),
         ({"weights": "pretrained", "sha256": "0" * 64}, "--sha256 belongs to a file"),
         ({"weights": f"sha256:{'a' * 64}", "models": ["resnet18,resnet34"]}, "belongs to one model"),
@@ -173,6 +174,15 @@ def test_eval_samples_are_the_test_images_of_the_accuracy_pass(tmp_path: Path) -
         assert (matrix.protocol.accuracy_samples, matrix.protocol.name) == (samples, "quick+")
     # What the preset says already changes nothing, its name neither.
     assert request.matrix(flags(eval_samples="256", protocol="quick")) == request.matrix(flags(protocol="quick"))
+
+
+def test_isolation_is_how_measuring_processes_begin(tmp_path: Path) -> None:
+    assert request.matrix(flags()).protocol.isolation == "fork"
+    protocol = request.matrix(flags(isolation="spawn")).protocol
+    assert (protocol.isolation, protocol.name) == ("spawn", "standard+")
+    file = written(tmp_path, 'optimizations = ["amp"]\nisolation = "spawn"\n')
+    assert request.matrix({}, file).protocol.isolation == "spawn"
+    assert request.matrix(flags(isolation="fork"), file) == request.matrix(flags())
 
 
 def test_a_file_of_weights_becomes_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
