@@ -197,7 +197,8 @@ def one_line(text: str, most: int = 300) -> str:
 def _counts(progress: Progress) -> list[tuple[str, int]]:
     outcomes = [(outcome.value, count) for outcome, count in ends(progress).items()]
     waiting = progress.states.get(State.QUEUED, 0)
-    return [*outcomes, *([("waiting", waiting)] if waiting else [])]
+    more = {"waiting": waiting, "measured again": progress.remeasured}
+    return [*outcomes, *((name, count) for name, count in more.items() if count)]
 
 
 def _left(progress: Progress) -> str:

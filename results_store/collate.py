@@ -110,6 +110,8 @@ class Row:
     #: Of them, taken over from earlier runs.
     repeats_adopted: int
     attempts: int
+    #: Measurements that were made again because others or the host had spoilt them; the best ones are shown.
+    remeasured: int
     #: Class of the worker that made the results; None without results.
     environment_key: str | None
     #: Key and id of the first repeat's job.
@@ -214,6 +216,7 @@ def _row(results: list[JobResult], wanted: int) -> Row:
         repeats_measured=len(measured),
         repeats_adopted=len(adopted),
         attempts=sum(result.attempts for result in results),
+        remeasured=sum(result.remeasured for result in results),
         environment_key=next((result.environment_key for result in results), None),
         job_key=first.spec.key,
         job_id=first.job_id,

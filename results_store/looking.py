@@ -107,6 +107,7 @@ def progress(connection: sa.Connection, number: int) -> Progress:
     )
     all_cells, open_cells = connection.execute(_cell_counts(number)).one()
     started_at, mean, clock = connection.execute(_pace(number)).one()
+    remeasured = sa.select(sa.func.coalesce(sa.func.sum(jobs.c.remeasured), 0)).where(of_run)
     return Progress(
         run_id=run.run_id,
         states=run.states,
@@ -118,6 +119,7 @@ def progress(connection: sa.Connection, number: int) -> Progress:
         started_at=started_at,
         now=clock,
         seconds_per_job=mean,
+        remeasured=connection.execute(remeasured).scalar_one(),
     )
 
 
@@ -183,6 +185,7 @@ def _job_result(row: sa.Row[Any]) -> JobResult:
         measurement=records.measurement(row.measurement, row.device_ns, row.end_to_end_ns, row.control_ns),
         measured_by=row.measured_by,
         worker_id=row.measuring_worker,
+        remeasured=row.remeasured,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from farm.spec import Matrix
-from results_store import records
+from results_store import keeping, records
 from results_store.clock import now
 from results_store.schema import cells, is_open, is_running, jobs, results, runs
 from results_store.values import State, Submission
@@ -52,14 +52,16 @@ def resume(connection: sa.Connection, number: int) -> int:
 
 
 def cancel(connection: sa.Connection, number: int) -> tuple[int, int]:
-    """(Queued jobs cancelled now, running jobs asked to stop.)"""
+    """(Queued jobs cancelled now, running jobs asked to stop.) What only waited to be measured again is done."""
     _hold(connection, number)
     of_run = jobs.c.run_number == number
     queued = connection.execute(
         sa.update(jobs).where(of_run, jobs.c.state == State.QUEUED).values(state=State.CANCELLED)
     )
+    measured = sa.select(jobs.c.job_id).where(of_run, jobs.c.state == State.CANCELLED, jobs.c.remeasured > 0)
+    settled = [keeping.settle(connection, job_id) for job_id in connection.scalars(measured).all()]
     running = connection.execute(sa.update(jobs).where(of_run, is_running(jobs)).values(cancel_requested=True))
-    return queued.rowcount, running.rowcount
+    return queued.rowcount - sum(settled), running.rowcount
 
 
 def _hold(connection: sa.Connection, number: int) -> None:

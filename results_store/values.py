@@ -100,6 +100,8 @@ class Ending:
     #: A sentence for people; empty where the outcome says all.
     reason: str = ""
     measurement: Measurement | None = None
+    #: It was spoilt by what may be gone the next time: measure again, where the protocol still allows it.
+    remeasure: bool = False
     #: `build` or `measure`: where it ended.
     phase: str = "measure"
     log_tail: str = ""
@@ -197,6 +199,8 @@ class Progress:
     now: float
     #: Mean duration of an attempt that ended; None before the first.
     seconds_per_job: float | None
+    #: Measurements that were made again because others or the host had spoilt them.
+    remeasured: int = 0
 
     @property
     def jobs(self) -> int:
@@ -230,6 +234,8 @@ class JobResult:
     #: Job that measured it: another run's where the result was adopted; None without a result.
     measured_by: str | None
     worker_id: str | None
+    #: How often it was measured again because others or the host had spoilt it.
+    remeasured: int = 0
 
 
 def label(spec: JobSpec) -> str:

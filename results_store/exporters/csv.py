@@ -151,6 +151,7 @@ COLUMNS: Mapping[str, Callable[[Row], _Cell]] = {
     "repeats_measured": lambda row: row.repeats_measured,
     "repeats_adopted": lambda row: row.repeats_adopted,
     "attempts": lambda row: row.attempts,
+    "remeasured": lambda row: row.remeasured,
     "host": _measured(lambda f: f.environment.host),
     "device_model": _measured(lambda f: f.environment.device_model),
     "driver": _measured(lambda f: f.environment.driver),
