@@ -54,6 +54,15 @@ class Share:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Speedup:
+    """How many times as fast as the live control, with its 95 % interval over repeats."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Figures:
     """What a cell's repeats measured in one environment class; medians over repeats unless said otherwise."""
 
@@ -61,8 +70,12 @@ class Figures:
     end_to_end: Latency
     #: Samples ÷ total time of the measured window, device figure.
     throughput: float | None
+    #: Of the repeats that are not INVALID; None where none of them had a live control.
+    speedup: Speedup | None
+    #: Recipe of the live control; None without one.
+    control: str | None
     #: p50 of the baseline of the same batch size, device and class ÷ ours; not paired, so without an interval.
-    speedup: float | None
+    speedup_unpaired: float | None
     ram_bytes: float | None
     vram_allocator_bytes: float | None
     vram_process_bytes: float | None
@@ -76,6 +89,7 @@ class Figures:
     build_s: float | None
     #: What this run's own attempts spent on it, all together; None where there is none.
     build_spent_s: float | None
+    #: These and the next from the repeats with the most samples: only the first answers the whole test part.
     top1: Share | None
     top5: Share | None
     agreement: Share | None
@@ -205,13 +219,14 @@ def _row(results: list[JobResult], wanted: int) -> Row:
     measured = [result for result in results if result.measurement is not None]
     adopted = [result for result in measured if not _is_own(result)]
     others = [result for result in results if result.measurement is None]
+    judged = [(m, judge(m)) for r in measured if (m := r.measurement)]
     first = min(results, key=lambda result: result.spec.repeat)
     return Row(
         run_id=first.run_id,
         cell=first.spec.cell,
         outcome=_outcome(results),
         reason="; ".join(dict.fromkeys(result.reason for result in others if result.reason)),
-        verdict=worst(judge(m) for r in measured if (m := r.measurement)) if measured else None,
+        verdict=worst(verdict for _, verdict in judged) if judged else None,
         repeats_wanted=wanted,
         repeats_measured=len(measured),
         repeats_adopted=len(adopted),
@@ -220,7 +235,7 @@ def _row(results: list[JobResult], wanted: int) -> Row:
         environment_key=next((result.environment_key for result in results), None),
         job_key=first.spec.key,
         job_id=first.job_id,
-        figures=_figures(measured) if measured else None,
+        figures=_figures(measured, [m for m, v in judged if v.level is not Level.INVALID]) if measured else None,
     )
 
 
@@ -243,16 +258,20 @@ def _outcome(results: list[JobResult]) -> str:
 # ---- figures
 
 
-def _figures(results: list[JobResult]) -> Figures:
+def _figures(results: list[JobResult], trusted: list[Measurement]) -> Figures:
+    """What these jobs measured; a ratio only from those measurements that can be trusted."""
     found = [result.measurement for result in results if result.measurement is not None]
     memories = [m.memory for m in found if m.memory is not None]
+    fullest = _fullest(found)
     own = [r.measurement for r in results if r.measurement is not None and _is_own(r)]
     latest = max(found, key=lambda m: m.started_at)
     return Figures(
         device=_latency([m.samples.device_ns for m in found]),
         end_to_end=_latency([m.samples.end_to_end_ns for m in found]),
         throughput=_median(map(_throughput, found)),
-        speedup=None,
+        speedup=_speedup(trusted),
+        control=next((str(m.control.recipe) for m in found if m.control), None),
+        speedup_unpaired=None,
         ram_bytes=_median(memory.peak_bytes - memory.floor_bytes for memory in memories),
         vram_allocator_bytes=_median(memory.vram_allocator_bytes for memory in memories),
         vram_process_bytes=_median(memory.vram_process_bytes for memory in memories),
@@ -263,19 +282,39 @@ def _figures(results: list[JobResult]) -> Figures:
         load_s=median(m.load_s for m in found),
         build_s=_median(m.build_s for m in found),
         build_spent_s=None if latest.build_s is None else sum(m.build_spent_s for m in own),
-        top1=_share(found, lambda m: m.accuracy.top1_correct),
-        top5=_share(found, lambda m: m.accuracy.top5_correct),
-        agreement=_share(found, lambda m: m.accuracy.agreeing),
-        accuracy_samples=latest.accuracy.samples,
-        logits_relative_error=_median(m.accuracy.logits_relative_error for m in found),
+        top1=_share(fullest, lambda m: m.accuracy.top1_correct),
+        top5=_share(fullest, lambda m: m.accuracy.top5_correct),
+        agreement=_share(fullest, lambda m: m.accuracy.agreeing),
+        accuracy_samples=fullest[0].accuracy.samples,
+        logits_relative_error=_median(m.accuracy.logits_relative_error for m in fullest),
         model_size_bytes=latest.model_size_bytes,
         parameters=latest.parameters,
         macs=latest.macs,
         evidence=latest.evidence,
         environment=latest.environment,
         measured_at=latest.started_at,
-        missing={name: why for m in found for name, why in m.missing.items()},
+        missing={name: why for m in found for name, why in m.missing.items()} | _few_answers(fullest),
     )
+
+
+def _fullest(found: list[Measurement]) -> list[Measurement]:
+    """The repeats that answered for the most samples."""
+    most = max(m.accuracy.samples for m in found)
+    return [m for m in found if m.accuracy.samples == most]
+
+
+def _few_answers(fullest: list[Measurement]) -> dict[str, str]:
+    """Why the accuracy is of so few samples, where it is of the timed inputs only."""
+    timed = fullest[0].spec.protocol.distinct_inputs * fullest[0].spec.batch_size
+    if any(m.spec.repeat == 0 for m in fullest) or fullest[0].accuracy.samples > timed:
+        return {}
+    why = "only of the inputs that were timed: the first repeat, which answers all the others, was not measured"
+    return {"accuracy": why}
+
+
+def _speedup(trusted: list[Measurement]) -> Speedup | None:
+    found = statistics.paired_ratio([m.speedups for m in trusted])
+    return None if found is None else Speedup(value=found[0], low=found[1], high=found[2])
 
 
 def _latency(repeats: list[tuple[int, ...]]) -> Latency:
@@ -316,7 +355,7 @@ def _median(values: Iterable[float | None]) -> float | None:
     return median(known) if known else None
 
 
-# ---- speed-up
+# ---- speed-up without a live control
 
 
 def _with_speedups(rows: list[Row]) -> list[Row]:
@@ -328,7 +367,7 @@ def _with_speedup(row: Row, baseline_s: float | None) -> Row:
     own_s = _p50(row)
     if row.figures is None or own_s is None or baseline_s is None:
         return row
-    return replace(row, figures=replace(row.figures, speedup=baseline_s / own_s))
+    return replace(row, figures=replace(row.figures, speedup_unpaired=baseline_s / own_s))
 
 
 def _p50(row: Row) -> float | None:

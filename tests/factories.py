@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from farm.measurement import Accuracy, Contention, Environment, Measurement, Memory, Outcome, Samples, Usage
+from farm.measurement import (
+    Accuracy,
+    Contention,
+    Control,
+    Environment,
+    Measurement,
+    Memory,
+    Outcome,
+    Samples,
+    Usage,
+)
 from farm.spec import Cell, JobSpec, Matrix, Protocol
 from results_store.store import Claim, Ending, Store, WorkerInfo
 
@@ -80,6 +90,22 @@ def measurement(**fields: Any) -> Measurement:
 def samples(device_ms: float = 10.0, end_to_end_ms: float = 11.0, calls: int = 200) -> Samples:
     """Samples that wander by 1 % around these figures, the same way every time."""
     return Samples(device_ns=_wander(device_ms, calls), end_to_end_ns=_wander(end_to_end_ms, calls))
+
+
+def control(device_ms: float = 20.0, calls: int = 200, rounds: int = 10, **fields: Any) -> Control:
+    """A baseline of about 20 ms in ten rounds, beside a cell of as many calls."""
+    each = (calls // rounds,) * rounds
+    given = {
+        "recipe": "baseline",
+        "device_ns": _wander(device_ms, calls),
+        "cell_calls": each,
+        "control_calls": each,
+        "cell_first": (True, False) * (rounds // 2),
+        "seed": 0,
+        "cell_idle_share": 0.0,
+        "control_idle_share": 0.0,
+    }
+    return Control.model_validate({**given, **fields})
 
 
 def contention(others_s: float = 0.04, steal_s: float = 0.0) -> Contention:
