@@ -12,9 +12,9 @@ from itertools import groupby
 from pathlib import Path
 from statistics import median
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
-from farm import plugins, statistics
+from farm import drift, plugins, statistics
 from farm.errors import BadInput
 from farm.measurement import Environment, Measurement, Outcome
 from farm.recipe import BASELINE
@@ -23,6 +23,9 @@ from farm.verdict import Level, Verdict, judge, worst
 from results_store import exporters
 from results_store.records import run_id_of
 from results_store.store import JobResult, State, Store
+
+#: Gives the verdict over one measurement.
+_Judge: TypeAlias = Callable[[Measurement], Verdict]
 
 #: Outcome of a row none of whose jobs has ended.
 PENDING = "pending"
@@ -154,7 +157,8 @@ class Collated:
 def collate(store: Store, run_id: str) -> Collated:
     """The rows of the run of this id, and the way to its samples, open for as long as the store is."""
     cells = groupby(store.results(run_id), key=lambda result: result.cell_ordinal)
-    rows = _with_speedups([row for _, results in cells for row in _rows(list(results))])
+    judged_by = _judge_of_run(store, run_id)
+    rows = _with_speedups([row for _, results in cells for row in _rows(list(results), judged_by)])
     return Collated(run_id=run_id, rows=tuple(rows), measured=partial(_measured, store, run_id))
 
 
@@ -189,10 +193,16 @@ def _measured(store: Store, run_id: str) -> Iterator[JobResult]:
     return (result for result in store.results(run_id) if result.measurement is not None)
 
 
+def _judge_of_run(store: Store, run_id: str) -> _Judge:
+    """What each measurement says of itself, and what the run's controls say of it."""
+    marks = drift.marks(control.measurement for control in store.controls(run_id) if control.measurement)
+    return lambda m: Verdict(reasons=(*judge(m).reasons, *drift.drifted(m, marks)))
+
+
 # ---- one row
 
 
-def _rows(results: list[JobResult]) -> Iterator[Row]:
+def _rows(results: list[JobResult], judged_by: _Judge) -> Iterator[Row]:
     """The rows of one cell. Results of different classes are never pooled."""
     classes: dict[tuple[str | None, str | None], list[JobResult]] = {}
     unended = [result for result in results if result.environment_key is None]
@@ -200,10 +210,11 @@ def _rows(results: list[JobResult]) -> Iterator[Row]:
         if result.environment_key is not None:
             classes.setdefault(_class(result, results), []).append(result)
     if not classes:
-        yield _row(unended, len(results))
+        yield _row(unended, len(results), judged_by)
     for place, members in enumerate(classes.values(), start=1):
         # what is missing would come from the class that the cell went to last
-        yield _row([*members, *unended] if place == len(classes) else members, len(results))
+        together = [*members, *unended] if place == len(classes) else members
+        yield _row(together, len(results), judged_by)
 
 
 def _class(result: JobResult, results: list[JobResult]) -> tuple[str | None, str | None]:
@@ -215,11 +226,11 @@ def _class(result: JobResult, results: list[JobResult]) -> tuple[str | None, str
     return result.environment_key, first.environment.key if first else None
 
 
-def _row(results: list[JobResult], wanted: int) -> Row:
+def _row(results: list[JobResult], wanted: int, judged_by: _Judge) -> Row:
     measured = [result for result in results if result.measurement is not None]
     adopted = [result for result in measured if not _is_own(result)]
     others = [result for result in results if result.measurement is None]
-    judged = [(m, judge(m)) for r in measured if (m := r.measurement)]
+    judged = [(m, judged_by(m)) for r in measured if (m := r.measurement)]
     first = min(results, key=lambda result: result.spec.repeat)
     return Row(
         run_id=first.run_id,

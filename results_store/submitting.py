@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from farm.spec import Matrix
 from results_store import keeping, records
 from results_store.clock import now
-from results_store.schema import cells, is_open, is_running, jobs, results, runs
+from results_store.schema import cells, is_of_matrix, is_open, is_running, jobs, results, runs
 from results_store.values import State, Submission
 
 _ROWS_AT_ONCE = 5000
@@ -31,7 +31,7 @@ def submit(connection: sa.Connection, matrix: Matrix, again: bool, environments:
         run_id=run_id,
         created=created,
         done_already=0 if again else _done(connection, number, created, environments),
-        jobs=_count(connection, number),
+        jobs=_count(connection, number, is_of_matrix(number)),
     )
 
 
@@ -48,7 +48,7 @@ def resume(connection: sa.Connection, number: int) -> int:
     )
     if again.rowcount:
         connection.execute(sa.update(runs).where(runs.c.number == number).values(resumed_at=now()))
-    return _count(connection, number, jobs.c.state == State.QUEUED)
+    return _count(connection, number, jobs.c.state == State.QUEUED, is_of_matrix(number))
 
 
 def cancel(connection: sa.Connection, number: int) -> tuple[int, int]:
@@ -107,9 +107,9 @@ def _count(connection: sa.Connection, number: int, *which: sa.ColumnElement[bool
 
 def _done(connection: sa.Connection, number: int, created: bool, environments: frozenset[str]) -> int:
     if not created:
-        return _count(connection, number, jobs.c.state == State.DONE)
+        return _count(connection, number, jobs.c.state == State.DONE, is_of_matrix(number))
     known = sa.exists().where(results.c.key == jobs.c.key, results.c.environment_key.in_(environments))
-    return _count(connection, number, known.correlate(jobs)) if environments else 0
+    return _count(connection, number, jobs.c.adoptable, known.correlate(jobs)) if environments else 0
 
 
 def _create(connection: sa.Connection, matrix: Matrix, again: bool) -> int:
@@ -134,13 +134,15 @@ def _new_id(connection: sa.Connection, created_at: float) -> str:
 
 
 def _cell_rows(matrix: Matrix, number: int) -> Iterator[dict[str, Any]]:
-    for ordinal, cell in enumerate(matrix.cells()):
-        yield {"run_number": number, "ordinal": ordinal, "spec": cell.canonical()}
+    cells = [(cell, False) for cell in matrix.cells()] + [(cell, True) for cell in matrix.controls()]
+    for ordinal, (cell, is_control) in enumerate(cells):
+        yield {"run_number": number, "ordinal": ordinal, "spec": cell.canonical(), "is_control": is_control}
 
 
 def _job_rows(matrix: Matrix, number: int, run_id: str, again: bool) -> Iterator[dict[str, Any]]:
-    place = {cell: ordinal for ordinal, cell in enumerate(matrix.cells())}
-    for ordinal, spec in enumerate(matrix.jobs()):
+    own, controls = matrix.cells(), matrix.controls()
+    place = {cell: ordinal for ordinal, cell in enumerate([*own, *controls])}
+    for ordinal, spec in enumerate(matrix.plan()):
         yield {
             "job_id": records.job_id(run_id, ordinal),
             "run_number": number,
@@ -150,6 +152,7 @@ def _job_rows(matrix: Matrix, number: int, run_id: str, again: bool) -> Iterator
             "key": spec.key,
             "queue": spec.queue,
             "threads": spec.threads,
-            "adoptable": not again,
+            # a control says how the host is now
+            "adoptable": not again and place[spec.cell] < len(own),
             "state": State.QUEUED,
         }

@@ -268,6 +268,31 @@ def test_jobs_are_claimed_in_order_of_runs_and_then_of_measuring(store: Store) -
     assert store.claim("cpu@alpha") is None
 
 
+def test_several_workers_that_take_turns_claim_in_order_of_measuring(store: Store) -> None:
+    run = store.submit(factories.matrix(batch_sizes=(1, 2, 4, 8), repeats=2)).run_id
+    store.register(factories.worker("cpu@beta"))
+    workers = ["cpu@alpha", "cpu@alpha", "cpu@beta"] * 3
+    found = [claimed(store, worker).job_id for worker in workers[:8]]
+    assert found == [f"{run}.{n:06d}" for n in range(8)]
+
+
+def test_workers_at_once_claim_in_order_of_measuring_too(url: str) -> None:
+    with closing(open_store(url)) as store:
+        run = store.submit(factories.matrix(batch_sizes=tuple(range(1, 21)), repeats=2)).run_id
+
+    def work(number: int) -> list[int]:
+        with closing(open_store(url)) as store:
+            store.register(factories.worker(f"cpu@{number}"))
+            mine = []
+            while (claim := store.claim(f"cpu@{number}")) is not None:
+                mine.append(int(claim.job_id.removeprefix(f"{run}.")))
+                assert store.finish(claim, Ending(outcome=Outcome.UNSUPPORTED))
+            return mine
+
+    for mine in in_processes(4, work):
+        assert mine == sorted(mine)
+
+
 def test_the_job_named_is_claimed_and_where_it_is_gone_the_next_one(store: Store) -> None:
     run = store.submit(factories.matrix(repeats=3)).run_id
     assert claimed(store, job_id=f"{run}.000001").job_id == f"{run}.000001"
@@ -621,6 +646,75 @@ def test_a_late_writer_has_nothing_measured_again(store: Store, hasty: Store) ->
     assert store.finish(current, factories.ok(current))
     assert not store.finish(late, replace(factories.ok(late), remeasure=True))
     assert store.run(run).finished
+
+
+# ---- controls between the jobs of a matrix
+
+
+def submitted_with_controls(store: Store, **fields: Any) -> str:
+    """Six jobs of one cell, and a control before the first, after the fourth and after the last."""
+    protocol = factories.PROTOCOL.model_copy(update={"paired": False, "control_every": 4})
+    return store.submit(factories.matrix(protocol=protocol, repeats=6), **fields).run_id
+
+
+def is_control(claim: Claim) -> bool:
+    return claim.spec.protocol.name == "control"
+
+
+def test_controls_are_measured_between_the_jobs_and_are_no_rows_of_the_matrix(store: Store) -> None:
+    run = submitted_with_controls(store)
+    claims = [measured(store) for _ in range(9)]
+    assert [is_control(claim) for claim in claims] == [True, *[False] * 4, True, *[False] * 2, True]
+    assert store.claim("cpu@alpha") is None
+    assert [result.spec.repeat for result in store.results(run)] == list(range(6))
+    controls = list(store.controls(run))
+    assert [result.spec.repeat for result in controls] == [0, 1, 2]
+    assert all(result.measurement is not None for result in controls)
+
+
+def test_controls_are_counted_apart_from_the_jobs_of_the_matrix(store: Store) -> None:
+    run = submitted_with_controls(store)
+    first = claimed(store)
+    progress, info = store.progress(run), store.run(run)
+    for found in (progress, info, store.runs()[0]):
+        assert found.states == {State.QUEUED: 6}
+        assert found.control_states == {State.RUNNING: 1, State.QUEUED: 2}
+        assert (found.jobs, found.controls) == (6, 3)
+    assert (progress.cells, progress.cells_done) == (1, 0)
+    assert [label for label, _, _ in progress.running] == ["control densenet121_baseline batch 1 cpu #1"]
+    store.finish(first, Ending(outcome=Outcome.ERROR, reason="why"))
+    for _ in range(7):
+        measured(store)
+    progress = store.progress(run)
+    assert (progress.states, progress.outcomes, progress.failures) == ({State.DONE: 6}, {Outcome.OK: 6}, ())
+    assert progress.cells_done == 1
+    assert not progress.finished
+    assert store.ended_runs() == []
+    measured(store)
+    assert store.progress(run).finished
+    assert store.run(run).control_states == {State.FAILED: 1, State.DONE: 2}
+
+
+def test_a_control_is_measured_anew_in_every_run_and_never_twice_in_one(store: Store) -> None:
+    submitted_with_controls(store)
+    factories.measure_all(store, "cpu@alpha")
+    protocol = factories.PROTOCOL.model_copy(update={"paired": False, "control_every": 4})
+    mine = frozenset({factories.environment().key})
+    again = store.submit(factories.matrix(protocol=protocol, repeats=7), environments=mine)
+    assert (again.jobs, again.done_already) == (7, 6)
+    assert store.adopt("cpu@alpha") == 6
+    control = claimed(store)
+    assert is_control(control)
+    assert store.finish(control, replace(factories.ok(control), remeasure=True))
+    assert store.run(again.run_id).control_states[State.DONE] == 1
+
+
+def test_a_run_with_controls_that_is_cancelled_is_brought_back_whole(store: Store) -> None:
+    run = submitted_with_controls(store)
+    store.cancel(run)
+    assert store.run(run).finished
+    assert store.resume(run) == 6
+    assert factories.measure_all(store, "cpu@alpha") == 9
 
 
 # ---- leases

@@ -226,6 +226,20 @@ def test_accuracy_of_few_samples_says_that_the_first_repeat_was_not_measured(sto
     assert "the first repeat" in row["missing"]
 
 
+def test_what_lies_between_controls_that_differ_is_suspect_and_controls_are_no_rows(
+    store: Store, tmp_path: Path
+) -> None:
+    protocol = factories.PROTOCOL.model_copy(update={"paired": False, "control_every": 3})
+    run = factories.submitted(store, protocol=protocol, repeats=2, batch_sizes=(1, 2, 4))
+    for at in range(9):  # a control, three jobs, a control, three jobs, a control that takes longer
+        measure(store, timed_from=1000.0 + at, samples=factories.samples(20.0 if at == 8 else 10.0))
+    rows = table(store, run, tmp_path)
+    assert [row["batch_size"] for row in rows] == ["1", "2", "4"]
+    assert {row["repeats_measured"] for row in rows} == {"2"}
+    drifted = "unstable: the control drifted by +100.0% while this was measured"
+    assert {(row["verdict"], row["verdict_reasons"]) for row in rows} == {("SUSPECT", drifted)}
+
+
 def test_an_invalid_row_keeps_its_figures_and_enters_no_ratio(store: Store, tmp_path: Path) -> None:
     run = factories.submitted(store, optimizations=("baseline", "channels_last"))
     while (claim := store.claim("cpu@alpha")) is not None:
