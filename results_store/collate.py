@@ -19,7 +19,7 @@ from farm.errors import BadInput
 from farm.measurement import Environment, Measurement, Outcome
 from farm.recipe import BASELINE
 from farm.spec import Cell
-from farm.verdict import Level, Verdict, judge, worst
+from farm.verdict import Level, Reason, Verdict, judge, worst
 from results_store import exporters
 from results_store.records import run_id_of
 from results_store.store import JobResult, State, Store
@@ -158,7 +158,8 @@ def collate(store: Store, run_id: str) -> Collated:
     """The rows of the run of this id, and the way to its samples, open for as long as the store is."""
     cells = groupby(store.results(run_id), key=lambda result: result.cell_ordinal)
     judged_by = _judge_of_run(store, run_id)
-    rows = _with_speedups([row for _, results in cells for row in _rows(list(results), judged_by)])
+    rows = [row for _, results in cells for row in _rows(list(results), judged_by)]
+    rows = _with_speedups(_with_batches_compared(rows))
     return Collated(run_id=run_id, rows=tuple(rows), measured=partial(_measured, store, run_id))
 
 
@@ -364,6 +365,46 @@ def _median(values: Iterable[float | None]) -> float | None:
     """The median of those that there are."""
     known = [value for value in values if value is not None]
     return median(known) if known else None
+
+
+# ---- batches of different sizes
+
+
+def _with_batches_compared(rows: list[Row]) -> list[Row]:
+    """The rows, with those in doubt whose larger batch took less than a smaller one, beyond noise."""
+    trusted: dict[Any, list[Row]] = {}
+    for row in rows:
+        if row.figures is not None and not row.is_invalid:
+            trusted.setdefault(_all_but_batch(row), []).append(row)
+    return [_beside_smaller(row, trusted.get(_all_but_batch(row), [])) for row in rows]
+
+
+def _beside_smaller(row: Row, others: list[Row]) -> Row:
+    smaller = (other for other in others if other.cell.batch_size < row.cell.batch_size)
+    slower = next((other for other in smaller if _took_less(row, other)), None)
+    if slower is None or row.verdict is None:
+        return row
+    text = f"{_took(row)} in total, {_took(slower)}"
+    reason = Reason(code="implausible", level=Level.SUSPECT, text=text)
+    return replace(row, verdict=Verdict(reasons=(*row.verdict.reasons, reason)))
+
+
+def _took_less(row: Row, other: Row) -> bool:
+    """Whether it took less time than the other one, beyond noise."""
+    if row.figures is None or other.figures is None:
+        return False
+    most, least = row.figures.device.p50_high, other.figures.device.p50_low
+    return most is not None and least is not None and most < least
+
+
+def _took(row: Row) -> str:
+    seconds = row.figures.device.p50 if row.figures else None
+    return f"batch {row.cell.batch_size} took {(seconds or 0.0) * 1e3:.3g} ms"
+
+
+def _all_but_batch(row: Row) -> Any:
+    measured_in = row.figures.environment.key if row.figures else None
+    return row.cell.model_copy(update={"batch_size": None}), row.environment_key, measured_in
 
 
 # ---- speed-up without a live control

@@ -240,6 +240,39 @@ def test_what_lies_between_controls_that_differ_is_suspect_and_controls_are_no_r
     assert {(row["verdict"], row["verdict_reasons"]) for row in rows} == {("SUSPECT", drifted)}
 
 
+def verdicts_by_batch(store: Store, folder: Path, took_ms: dict[int, float], **fields: Any) -> dict[str, str]:
+    """Reasons of the rows of one recipe that took so long at these batch sizes."""
+    run = factories.submitted(store, batch_sizes=tuple(took_ms))
+    while (claim := store.claim("cpu@alpha")) is not None:
+        samples = factories.samples(took_ms[claim.spec.batch_size])
+        spoilt = fields if claim.spec.batch_size == min(took_ms) else {}
+        assert store.finish(claim, factories.ok(claim, samples=samples, **spoilt))
+    return {row["batch_size"]: row["verdict_reasons"] for row in table(store, run, folder)}
+
+
+def test_a_larger_batch_that_takes_less_time_than_a_smaller_one_is_in_doubt(store: Store, tmp_path: Path) -> None:
+    found = verdicts_by_batch(store, tmp_path, {1: 10.0, 8: 30.0, 16: 12.5})
+    assert found == {"1": "", "8": "", "16": "implausible: batch 16 took 12.5 ms in total, batch 8 took 30 ms"}
+
+
+def test_a_larger_batch_that_takes_less_time_within_noise_is_not_in_doubt(store: Store, tmp_path: Path) -> None:
+    assert verdicts_by_batch(store, tmp_path, {1: 10.0, 2: 9.99}) == {"1": "", "2": ""}
+
+
+def test_a_batch_whose_figure_is_invalid_puts_no_larger_one_in_doubt(store: Store, tmp_path: Path) -> None:
+    found = verdicts_by_batch(store, tmp_path, {1: 90.0, 8: 30.0}, evidence={"compiled": False})
+    assert found == {"1": "fallback: the graph was not compiled", "8": ""}
+
+
+def test_batches_of_different_recipes_are_not_compared(store: Store, tmp_path: Path) -> None:
+    run = factories.submitted(store, optimizations=("baseline", "amp"), batch_sizes=(1, 8))
+    took_ms = {("baseline", 1): 10.0, ("baseline", 8): 60.0, ("amp", 1): 2.0, ("amp", 8): 9.0}
+    while (claim := store.claim("cpu@alpha")) is not None:
+        samples = factories.samples(took_ms[str(claim.spec.recipe), claim.spec.batch_size])
+        assert store.finish(claim, factories.ok(claim, samples=samples))
+    assert {row["verdict"] for row in table(store, run, tmp_path)} == {"VALID"}
+
+
 def test_an_invalid_row_keeps_its_figures_and_enters_no_ratio(store: Store, tmp_path: Path) -> None:
     run = factories.submitted(store, optimizations=("baseline", "channels_last"))
     while (claim := store.claim("cpu@alpha")) is not None:
