@@ -42,7 +42,8 @@ def estimate(matrix: Matrix) -> str:
     return (
         f"{cells:,} cells × {repeats} = {with_controls(f'{jobs:,} jobs', len(planned) - jobs)}, "
         f"about {duration(least)} to {duration(most)} with one worker per device "
-        f"(protocol {matrix.protocol.name}; {weights}slow cells, training and builds come on top)."
+        f"(protocol {matrix.protocol.name}; {weights}slow cells, training, builds and what is measured again "
+        "come on top)."
     )
 
 
