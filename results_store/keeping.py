@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from functools import partial
 
 import sqlalchemy as sa
 
@@ -13,29 +13,18 @@ from results_store.clock import now
 from results_store.schema import attempts, jobs, results
 from results_store.values import State
 
-#: A row with any columns.
-_Row: TypeAlias = Any
-
 
 def best(connection: sa.Connection, job_id: str) -> str | None:
     """The attempt with a job's best measurement: of the mildest verdict, and of those the latest; None without.
 
     Judged anew, because rules may have changed since it was measured.
     """
-    kept = connection.execute(
-        sa.select(
-            attempts.c.attempt_id,
-            attempts.c.measurement,
-            attempts.c.device_ns,
-            attempts.c.end_to_end_ns,
-            attempts.c.control_ns,
-        )
-        .where(attempts.c.job_id == job_id, attempts.c.outcome == Outcome.OK, sa.not_(attempts.c.stale))
-        .order_by(attempts.c.fence.desc())
-    ).all()
+    measured = (attempts.c.job_id == job_id, attempts.c.outcome == Outcome.OK, sa.not_(attempts.c.stale))
+    latest_first = sa.select(attempts.c.attempt_id).where(*measured).order_by(attempts.c.fence.desc())
+    kept = connection.scalars(latest_first).all()
     if len(kept) < 2:
-        return kept[0].attempt_id if kept else None
-    return str(min(kept, key=_severity).attempt_id)  # min takes the first of equals
+        return next(iter(kept), None)
+    return str(min(kept, key=partial(_severity, connection)))  # the first of equals
 
 
 def settle(connection: sa.Connection, job_id: str) -> bool:
@@ -72,6 +61,9 @@ def write_result(connection: sa.Connection, job_id: str, attempt_id: str) -> Non
     connection.execute(sa.insert(results).from_select(columns, made))
 
 
-def _severity(row: _Row) -> int:
-    measurement = records.measurement(row.measurement, row.device_ns, row.end_to_end_ns, row.control_ns)
+def _severity(connection: sa.Connection, attempt_id: str) -> int:
+    columns = (attempts.c.measurement, attempts.c.device_ns, attempts.c.end_to_end_ns, attempts.c.control_ns)
+    query = sa.select(*columns).where(attempts.c.attempt_id == attempt_id)
+    text, device_ns, end_to_end_ns, control_ns = connection.execute(query).one()
+    measurement = records.measurement(text, device_ns, end_to_end_ns, control_ns)
     return 0 if measurement is None else judge(measurement).severity
