@@ -10,15 +10,20 @@ import multiprocessing
 import random
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from farm.spec import JobSpec
+from farm.timing import Stopwatch
 
 #: At least so long, and so many calls.
 WINDOW_S = 0.17
 CALLS = 3
+
+_SPAWN = multiprocessing.get_context("spawn")
 
 #: Loads what a spec asks for and returns what times one window, in nanoseconds per call.
 Maker: TypeAlias = Callable[[JobSpec], Callable[[], list[int]]]
@@ -26,6 +31,11 @@ Maker: TypeAlias = Callable[[JobSpec], Callable[[], list[int]]]
 
 def farm_window(spec: JobSpec) -> Callable[[], list[int]]:
     """The farm's way: its session, its stopwatch."""
+    return window_of(farm_stopwatch(spec))
+
+
+def farm_stopwatch(spec: JobSpec) -> Stopwatch:
+    """The farm's own, of the device figure, on the session that a job of this spec would time."""
     from farm import building, devices, measuring, runtimes
     from farm.passes import latency
     from farm.settings import load
@@ -37,16 +47,30 @@ def farm_window(spec: JobSpec) -> Callable[[], list[int]]:
     session = runtimes.module(spec.recipe.runtime).load(made.workload, made.artifact and made.artifact.folder)
     inputs = measuring.distinct_inputs(building.test_part(spec, settings), spec)
     watch, _ = latency.stopwatches(session, device, inputs)
+    return watch
+
+
+def window_of(watch: Stopwatch) -> Callable[[], list[int]]:
+    """What times one window with it."""
     return lambda: watch.window(lambda samples, seconds: seconds >= WINDOW_S and len(samples) >= CALLS).samples_ns
 
 
-def rounds(pairs: Sequence[tuple[Maker, JobSpec]], count: int, seed: int) -> np.ndarray:
-    """Medians of the windows in nanoseconds, (rounds, pairs); the order within a round is drawn anew each time."""
-    context = multiprocessing.get_context("spawn")
+def rounds(
+    pairs: Sequence[tuple[Maker, JobSpec]],
+    count: int,
+    seed: int,
+    context: SpawnContext | ForkServerContext = _SPAWN,
+) -> np.ndarray:
+    """Medians of the windows in nanoseconds, (rounds, pairs); the order within a round is drawn anew each time.
+
+    Every process is a fresh one, started as the context does it, and gone at the end.
+    """
     pipes: list[Any] = []
+    processes: list[BaseProcess] = []
     for make, spec in pairs:
         ours, theirs = context.Pipe()
-        context.Process(target=_serve, args=(make, spec, theirs), daemon=True).start()
+        processes.append(context.Process(target=_serve, args=(make, spec, theirs), daemon=True))
+        processes[-1].start()
         assert ours.recv() == "ready"
         pipes.append(ours)
     order, medians = random.Random(seed), np.zeros((count, len(pairs)))
@@ -56,6 +80,8 @@ def rounds(pairs: Sequence[tuple[Maker, JobSpec]], count: int, seed: int) -> np.
             medians[number, which] = pipes[which].recv()
     for pipe in pipes:
         pipe.send("stop")
+    for process in processes:
+        process.join()
     return medians
 
 

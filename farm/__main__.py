@@ -246,6 +246,7 @@ def summarize(measured: Measurement) -> dict[str, Any]:
             "device": statistics.summarize(device_s),
             "end_to_end": statistics.summarize(end_to_end_s),
         },
+        "speedup": _speedup(measured),
         "throughput_samples_per_s": batch * len(device_s) / sum(device_s),
         "calls": {"device": len(device_s), "end_to_end": len(end_to_end_s)},
         "first_call_s": measured.first_call_s,
@@ -274,6 +275,16 @@ def summarize(measured: Measurement) -> dict[str, Any]:
     }
 
 
+def _speedup(measured: Measurement) -> dict[str, Any] | None:
+    """The paired speed-up over the live control; None where there was none."""
+    found = statistics.paired_ratio([measured.speedups])
+    if found is None or measured.control is None:
+        return None
+    ratio, low, high = found
+    rounds = len(measured.speedups)
+    return {"ratio": ratio, "interval": [low, high], "rounds": rounds, "control": str(measured.control.recipe)}
+
+
 def _table(summary: dict[str, Any]) -> Table:
     table = Table(title=f"{summary['model_variant']}, batch {summary['spec']['batch_size']}", show_header=False)
     for figure in ("device", "end_to_end"):
@@ -281,6 +292,8 @@ def _table(summary: dict[str, Any]) -> Table:
         shown = [f"{name} {_ms(latency[name])}" for name in ("p50", "p90", "p99", "mean")]
         table.add_row(f"latency, {figure.replace('_', ' ')}", ", ".join(shown))
     table.add_row("throughput", f"{summary['throughput_samples_per_s']:,.1f} samples/s")
+    if summary["speedup"] is not None:
+        table.add_row("speed-up", _faster(summary["speedup"]))
     build_s = summary["build_s"]
     costs = f"load {summary['load_s']:.2f} s, first call {_ms(summary['first_call_s'])}"
     table.add_row("cost", costs if build_s is None else f"build {build_s:.1f} s, {costs}")
@@ -291,6 +304,12 @@ def _table(summary: dict[str, Any]) -> Table:
         table.add_row("note", summary["evidence"]["note"])
     table.add_row("verdict", ": ".join(filter(None, [str(summary["verdict"]), "; ".join(summary["reasons"])])))
     return table
+
+
+def _faster(speedup: dict[str, Any]) -> str:
+    low, high = speedup["interval"]
+    times = f"{speedup['ratio']:.3f} times as fast as its control, {speedup['control']}"
+    return f"{times} (95 % interval {low:.3f} to {high:.3f}, in one process)"
 
 
 def _memory(peak_bytes: int | None) -> str:

@@ -58,12 +58,13 @@ class Environment(Value):
 
     @property
     def key(self) -> str:
-        """The environment's class: equal keys may be pooled, unequal ones never. 12 hex digits.
+        """The environment's class: equal keys may be pooled, unequal ones never. 12 hex digits."""
+        return hashlib.sha256(json.dumps(self.apart, sort_keys=True).encode()).hexdigest()[:12]
 
-        Host name, commit and operating system are recorded but do not tell classes apart.
-        """
-        apart = self.model_dump(mode="json", exclude={"host", "device_uuid", "commit", "os", "memory_bytes"})
-        return hashlib.sha256(json.dumps(apart, sort_keys=True).encode()).hexdigest()[:12]
+    @property
+    def apart(self) -> dict[str, Any]:
+        """What tells classes apart: host name, commit and operating system are recorded but do not."""
+        return self.model_dump(mode="json", exclude={"host", "device_uuid", "commit", "os", "memory_bytes"})
 
 
 class Samples(Value):

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from farm import allocator, building, devices, runtimes, scratch
+from farm import allocator, building, control, datasets, devices, runtimes, scratch
 from farm.datasets import Split
 from farm.errors import CorruptArtifact, FarmError, OutOfMemory, Unsupported, memory_errors
-from farm.measurement import Contention, Measurement, Outcome
+from farm.measurement import Environment, Measurement, Outcome
 from farm.passes import accuracy, latency
-from farm.passes.contention import ContentionWatch
 from farm.passes.memory import MemoryWatch
 from farm.settings import Settings, load
 from farm.spec import JobSpec
+from farm.timing import Stopwatch
 
 #: Distinct inputs together take at most so much.
 _INPUT_BYTES = 2**30
@@ -36,9 +38,19 @@ def measure(spec: JobSpec, settings: Settings | None = None) -> Measurement:
     _require_allocator(spec)
     built_s = _built(spec, settings)
     try:
-        return measure_here(spec, settings, built_s)
+        return _with_or_without_control(spec, settings, built_s)
     except CorruptArtifact:  # damaged or deleted since it was looked at
-        return measure_here(spec, settings, built_s + _built(spec, settings))
+        return _with_or_without_control(spec, settings, built_s + _built(spec, settings))
+
+
+def _with_or_without_control(spec: JobSpec, settings: Settings, built_s: float) -> Measurement:
+    """Out of memory counts only when it happens without the control too."""
+    try:
+        return measure_here(spec, settings, built_s)
+    except OutOfMemory:
+        if not spec.protocol.paired:
+            raise
+    return measure_here(spec, settings, built_s, alone=True)
 
 
 def _require_allocator(spec: JobSpec) -> None:
@@ -90,6 +102,7 @@ def measure_here(
     *,
     isolation: str = "spawn",
     alone: bool = False,
+    start_control: control.Starter = control.spawn,
 ) -> Measurement:
     """Measures a job whose artifacts are built, in this process.
 
@@ -99,62 +112,120 @@ def measure_here(
         build_spent_s: what this job's build phase took, to be stored with it.
         isolation: how this process began, `fork` or `spawn`; a forked one cannot tell its memory.
         alone: without the live control that the protocol wants, because both together had too little memory.
+        start_control: how the control is begun; forking it needs a process that has computed nothing yet.
 
     Raises:
         Unsupported, OutOfMemory, FarmError: as `measure`.
     """
-    with memory_errors():
-        return _measured(spec, settings, build_spent_s, isolation)
-
-
-def _measured(spec: JobSpec, settings: Settings, build_spent_s: float, isolation: str) -> Measurement:
-    started_at = time.time()
     allocator.apply(spec.recipe.allocator)
+    with contextlib.ExitStack() as beside, memory_errors():
+        live = None
+        if spec.protocol.paired and not alone:
+            # Before anything is computed here: only then it can be forked.
+            live = beside.enter_context(control.living(start_control, spec, settings))
+        return _measured(spec, settings, build_spent_s, isolation, live)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A job, loaded: ready to be timed."""
+
+    here: Environment
+    device: devices.Device
+    made: building.Materials
+    test: Split
+    #: Distinct batches, float32 NCHW.
+    inputs: list[np.ndarray]
+    session: runtimes.Session
+    load_s: float
+    #: None where this process cannot tell its memory.
+    memory: MemoryWatch | None
+    on_device: Stopwatch
+    end_to_end: Stopwatch
+
+
+def prepare(spec: JobSpec, settings: Settings, *, tell_memory: bool = False) -> Prepared:
+    """Loads what a job needs; memory is watched from before the model on, where it is to be told.
+
+    Raises:
+        Unsupported, OutOfMemory, FarmError: as `measure`.
+    """
     here = building.environment_of(spec, settings)
     device = devices.open_device(spec.device_kind, here.threads)
     plugin = runtimes.module(spec.recipe.runtime)
     made = building.materials(spec, settings, here)
     test = building.test_part(spec, settings, made.weights.facts["classes"])
-    reference = made.reference_logits
     inputs = distinct_inputs(test, spec)
-
-    memory = MemoryWatch(device)
+    memory = MemoryWatch(device) if tell_memory else None
     began = time.perf_counter()
     session = plugin.load(made.workload, None if made.artifact is None else made.artifact.folder)
     load_s = time.perf_counter() - began
-
     on_device, end_to_end = latency.stopwatches(session, device, inputs)
-    first_call_s = on_device.once()
-    end_to_end.once()
-    taken = memory.read()
-    contention = ContentionWatch()
-    timed = latency.run(on_device, end_to_end, spec.protocol)
-    others = contention.read()
-    answers = accuracy.run(session, test, spec.batch_size, reference)
-    evidence = _evidence(session, on_device.inputs[0])
+    return Prepared(
+        here=here,
+        device=device,
+        made=made,
+        test=test,
+        inputs=inputs,
+        session=session,
+        load_s=load_s,
+        memory=memory,
+        on_device=on_device,
+        end_to_end=end_to_end,
+    )
+
+
+def _measured(
+    spec: JobSpec, settings: Settings, build_spent_s: float, isolation: str, live: control.LiveControl | None
+) -> Measurement:
+    started_at = time.time()
+    ready = prepare(spec, settings, tell_memory=isolation == "spawn")
+    made = ready.made
+    first_call_s = ready.on_device.once()
+    ready.end_to_end.once()
+    taken = None if ready.memory is None else ready.memory.read()
+    timed = latency.run(ready.on_device, ready.end_to_end, spec.protocol, live, seed=int(spec.key[:8], 16))
+    answers = accuracy.run(ready.session, *_asked(ready, spec), batch_size=spec.batch_size)
+    evidence = _evidence(ready.session, ready.on_device.inputs[0])
     return Measurement(
         spec=spec,
-        environment=here,
+        environment=ready.here,
         started_at=started_at,
         ended_at=time.time(),
         isolation=isolation,
         samples=timed.samples,
+        timed_from=timed.timed_from,
+        timed_until=timed.timed_until,
+        control=timed.control,
         usage=timed.usage,
-        contention=others,
+        contention=timed.contention,
         memory=taken,
         accuracy=answers,
         first_call_s=first_call_s,
         warmup_s=timed.warmup_s,
         warmup_steady=timed.warmup_steady,
-        load_s=load_s,
+        load_s=ready.load_s,
         build_s=made.build_s,
         build_spent_s=build_spent_s,
         model_size_bytes=made.model_size_bytes,
         parameters=made.cost["parameters"],
         macs=made.cost["macs"],
-        evidence={**_provenance(made, spec, device), **evidence},
-        missing=memory.missing | _unobserved(test, spec) | _untold(others),
+        evidence={**_provenance(made, spec, ready.device), **evidence},
+        missing=_missing(ready, spec, timed),
     )
+
+
+def _asked(ready: Prepared, spec: JobSpec) -> tuple[Split, np.ndarray]:
+    """The images of the accuracy pass, and the baseline's logits for them.
+
+    A cell's first repeat takes the whole test part; the others, which load the same artifact, the images that were
+    timed: enough to see that they answer alike.
+    """
+    reference = ready.made.reference_logits
+    if spec.repeat == 0:
+        return ready.test, reference
+    timed = np.arange(min(len(ready.test.images), len(ready.inputs) * spec.batch_size))
+    return datasets.drawn(ready.test, timed), reference[timed]
 
 
 def _evidence(session: runtimes.Session, on_device: Any) -> dict[str, Any]:
@@ -202,13 +273,14 @@ def _compressed(facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _untold(others: Contention | None) -> dict[str, str]:
-    return {"contention": "cannot be told by this kernel"} if others is None else {}
-
-
-def _unobserved(test: Split, spec: JobSpec) -> dict[str, str]:
+def _missing(ready: Prepared, spec: JobSpec, timed: latency.Latency) -> dict[str, str]:
     """Why metrics are empty that this job could not have."""
-    reasons = {}
+    test = ready.test
+    reasons = {"ram_usage": "told by a cell's first repeat"} if ready.memory is None else ready.memory.missing
+    if timed.contention is None:
+        reasons["contention"] = "cannot be told by this kernel"
+    if spec.protocol.paired and timed.control is None:
+        reasons["control"] = "the cell and its control together had too little memory"
     if test.labels is None:
         reasons["accuracy_top1"] = reasons["accuracy_top5"] = f"{spec.dataset} has no real labels"
     elif len(test.classes) < 5:

@@ -2,7 +2,8 @@
 
 Sources: the floors are MLPerf LoadGen's early-stopping bounds; intervals on percentiles are order
 statistics (Conover, Practical Nonparametric Statistics, 3.2); on proportions Wilson's (1927); on medians of
-repeats a two-level bootstrap, over repeats and over the samples of each (Davison & Hinkley, 3.8).
+repeats a two-level bootstrap, over repeats and over the samples of each (Davison & Hinkley, 3.8); on differences
+of means Welch's (1947); what such a difference can find is Bloom's minimum detectable effect (1995).
 """
 
 from __future__ import annotations
@@ -119,6 +120,34 @@ def paired_ratio(repeats: Sequence[Sequence[float]], seed: int = 0) -> tuple[flo
     medians = np.median(draw.choice(used[0], size=(_RESAMPLES, len(used[0]))), axis=1)
     low, high = np.percentile(medians, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
     return float(np.exp(logs[0])), float(np.exp(low)), float(np.exp(high))
+
+
+def welch(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """How far the mean of `b` is above that of `a`, and the interval of that by Welch; two values of each or more.
+
+    A library has it (`scipy.stats.ttest_ind`), but not for values without any spread, whose interval is a point.
+    """
+    error, freedom = _welch_error(a, b)
+    middle = float(np.mean(b) - np.mean(a))
+    half = float(special.stdtrit(freedom, (1 + confidence) / 2)) * error
+    return middle, middle - half, middle + half
+
+
+def detectable(
+    a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE, power: float = 0.8
+) -> float:
+    """The difference of means that `welch` at this confidence finds so often, at the spread and number of both."""
+    error, freedom = _welch_error(a, b)
+    return float(special.stdtrit(freedom, (1 + confidence) / 2) + special.stdtrit(freedom, power)) * error
+
+
+def _welch_error(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
+    """The standard error of a difference of means, and its degrees of freedom (Welch and Satterthwaite)."""
+    shares = np.array([np.var(values, ddof=1) / len(values) for values in (a, b)])
+    if not shares.any():
+        return 0.0, len(a) + len(b) - 2.0
+    freedom = shares.sum() ** 2 / (shares**2 / [len(a) - 1, len(b) - 1]).sum()
+    return float(np.sqrt(shares.sum())), float(freedom)
 
 
 def _resampled_medians(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,11 @@ class Stopwatch:
     inputs: Sequence[Any]
     synchronize: Callable[[], None]
     clock: Clock = time.perf_counter_ns
+    #: Goes on from window to window, so that short ones see all inputs too.
+    _turns: Iterator[Any] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_turns", itertools.cycle(self.inputs))
 
     def once(self) -> float:
         """Seconds of a single call."""
@@ -52,7 +57,7 @@ class Stopwatch:
         """Calls until `enough(samples so far, seconds since the first call)`; at least once."""
         call, synchronize, clock = self.call, self.synchronize, self.clock
         samples: list[int] = []
-        inputs = itertools.cycle(self.inputs)
+        inputs = self._turns
         synchronize()
         began = clock()
         while True:
@@ -65,6 +70,17 @@ class Stopwatch:
             del output  # the last output is freed outside the timed part
             if enough(samples, (after - began) / _NS):
                 return Timed(samples_ns=samples, wall_s=(after - began) / _NS)
+
+    def short_window(self, seconds: float) -> list[int]:
+        """Nanoseconds of the calls of a window of this length, at least one.
+
+        Where calls are shorter than that, one goes before them that does not count: it brings back what others
+        have driven out of the caches meanwhile.
+        """
+        first = self.window(lambda samples, _: True).samples_ns
+        if first[0] >= seconds * _NS:
+            return first
+        return self.window(lambda _, spent: spent >= seconds).samples_ns
 
     def warm_up(self, protocol: Protocol) -> tuple[Timed, bool]:
         """Calls until they are steady, not before the protocol's floor and not after its cap.
@@ -91,13 +107,26 @@ class Stopwatch:
 
         def enough(samples: list[int], seconds: float) -> bool:
             at_look(len(samples))
-            if len(samples) < protocol.min_calls:
-                return False
-            if seconds >= protocol.max_s:
-                return True
-            return seconds >= protocol.min_s and narrow(samples, protocol.target_half_width)
+            return enough_of(samples, seconds, protocol, samples)
 
         return self.window(_rarely(enough))
+
+
+def enough_of(samples: Sequence[int], seconds: float, protocol: Protocol, figure: Sequence[float]) -> bool:
+    """Whether a protocol has enough: its minimums, then its interval and percentiles, or its time is up.
+
+    Args:
+        samples: the calls so far.
+        seconds: what they took.
+        protocol: the minimums, the interval's target, the percentiles and the maximum.
+        figure: what the interval is of: the samples themselves, or ratios made from them.
+    """
+    if len(samples) < protocol.min_calls:
+        return False
+    if seconds >= protocol.max_s:
+        return True
+    floor = max((statistics.FLOORS[q] for q in protocol.percentiles), default=0)
+    return seconds >= protocol.min_s and len(samples) >= floor and narrow(figure, protocol.target_half_width)
 
 
 def steady(samples: Sequence[int]) -> bool:
@@ -116,7 +145,7 @@ def steady(samples: Sequence[int]) -> bool:
     return bool((apart <= 0.05).all() and abs(deviations[0] - deviations[1]) / median <= 0.10)
 
 
-def narrow(samples: Sequence[int], target: float) -> bool:
+def narrow(samples: Sequence[float], target: float) -> bool:
     """Whether the half-width of the median's 95 % interval is at most `target` of the median."""
     half_width = statistics.relative_half_width(samples)
     return half_width is not None and half_width <= target

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -22,6 +22,8 @@ _FAULT_S = 2e-6
 _FAULTS_WEIGHT = 0.5
 
 
+#: A call that is so many times the median and takes such a share of the window held everything up.
+_STALL_TIMES, _STALL_SHARE = 10, 0.05
 #: So many of an 8-bit recipe's convolutions may stay as they were: the first and the last often do.
 _EXACT_SHARE = 0.1
 #: Others may have so much of a processor before a figure is doubted, and refused: one processor that is late
@@ -146,12 +148,22 @@ def too_few_samples(measurement: Measurement) -> Iterator[Reason]:
                 "too_few_samples",
                 f"{len(samples)} calls ({name}), a median is stated from {statistics.FLOORS[50]} on",
             )
+    yield from _percentiles_unstated(measurement)
+
+
+def _percentiles_unstated(measurement: Measurement) -> Iterator[Reason]:
+    """A percentile that the protocol names has too few calls; the median is told of apart."""
+    calls = len(measurement.samples.device_ns)
+    for q in measurement.spec.protocol.percentiles:
+        if q != 50 and calls < statistics.FLOORS[q]:
+            text = f"{calls} calls (device), p{q} is stated from {statistics.FLOORS[q]} on"
+            yield _suspect("too_few_samples", text)
 
 
 def wide_interval(measurement: Measurement) -> Iterator[Reason]:
-    """The median's interval stayed wider than the protocol's target."""
+    """The median's interval stayed wider than the protocol's target; beside a live control, the speed-up's."""
     target = measurement.spec.protocol.target_half_width
-    for name, samples in _figures(measurement):
+    for name, samples in _claims(measurement):
         width = statistics.relative_half_width(samples)
         if width is None or width <= target:
             continue
@@ -159,10 +171,16 @@ def wide_interval(measurement: Measurement) -> Iterator[Reason]:
         yield _invalid("unstable", text) if width > _BY_FAR * target else _suspect("unstable", text)
 
 
+def _claims(measurement: Measurement) -> tuple[tuple[str, Sequence[float]], ...]:
+    """What the protocol's target is about: beside a control the speed-up, whatever the host does to both alike."""
+    device, end_to_end = _figures(measurement)
+    return (device if measurement.control is None else ("speed-up", measurement.speedups), end_to_end)
+
+
 def drift(measurement: Measurement) -> Iterator[Reason]:
     """The window's halves differ by more than the target, and by more than chance explains."""
     target = measurement.spec.protocol.target_half_width
-    for name, samples in _figures(measurement):
+    for name, samples in _claims(measurement):
         first, second = samples[: len(samples) // 2], samples[len(samples) // 2 :]
         before, after = (statistics.percentile_interval(half, 50) for half in (first, second))
         if before is None or after is None:
@@ -170,6 +188,17 @@ def drift(measurement: Measurement) -> Iterator[Reason]:
         change = float(np.median(second) / np.median(first) - 1)
         if abs(change) > target and (before[1] < after[0] or after[1] < before[0]):
             yield _suspect("unstable", f"the second half of the window was {change:+.1%} off the first ({name})")
+
+
+def held_up(measurement: Measurement) -> Iterator[Reason]:
+    """One call was so long that it weighs on mean and throughput: the process was stopped or swapped out."""
+    for name, samples in _figures(measurement):
+        if len(samples) < statistics.FLOORS[50]:
+            continue
+        longest, median = max(samples), float(np.median(samples))
+        if longest > _STALL_TIMES * median and longest - median > _STALL_SHARE * sum(samples):
+            text = f"one call took {longest / 1e6:.1f} ms, {longest / median:.0f} times the median ({name})"
+            yield _suspect("unstable", f"{text}: the process was held up")
 
 
 def unsettled_heap(measurement: Measurement) -> Iterator[Reason]:
@@ -197,6 +226,19 @@ def contaminated(measurement: Measurement) -> Iterator[Reason]:
             text += ", most of it other machines of the same hypervisor (steal)"
         severe = found.taken > max(_TAKEN_INVALID, _NOISE_INVALID * found.processors)
         yield _invalid("contaminated", text) if severe else _suspect("contaminated", text)
+
+
+def busy_partner(measurement: Measurement) -> Iterator[Reason]:
+    """Cell or control computed while the other was timed, though it should have been idle."""
+    found = measurement.control
+    if found is None:
+        return
+    for who, share in (("cell", found.cell_idle_share), ("control", found.control_idle_share)):
+        if share > _TAKEN_SUSPECT:
+            text = f"the idle {who} used {share:.2f} of a processor while its partner was timed"
+            found_so = _invalid("contaminated", text) if share > _TAKEN_INVALID else _suspect("contaminated", text)
+            # a runtime whose threads spin does so every time
+            yield replace(found_so, lasting=True)
 
 
 def implausible(measurement: Measurement) -> Iterator[Reason]:
@@ -245,14 +287,16 @@ RULES: tuple[Callable[[Measurement], Iterator[Reason]], ...] = (
     too_few_samples,
     wide_interval,
     drift,
+    held_up,
     unsettled_heap,
     contaminated,
+    busy_partner,
     implausible,
     accuracy_lost,
 )
 
 
-def _figures(measurement: Measurement) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def _figures(measurement: Measurement) -> tuple[tuple[str, tuple[int, ...]], tuple[str, tuple[int, ...]]]:
     samples = measurement.samples
     return (("device", samples.device_ns), ("end to end", samples.end_to_end_ns))
 

@@ -40,6 +40,10 @@ Wait = Annotated[bool, typer.Option("--wait", help="Stay until the run has ended
 Local = Annotated[
     bool, typer.Option("--local", help="Measure on this host with an embedded farm: Redis, Flower and workers.")
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="With --local: CPU workers side by side, on processors of their own.  [default: 1]"),
+]
 Output = Annotated[Path | None, typer.Option(help="Where benchmark_results.csv goes.  [default: results/RUN]")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of one, or 'latest'.")]
 
@@ -88,6 +92,7 @@ def submit_matrix(
     ] = False,
     wait: Wait = False,
     local: Local = False,
+    workers: Workers = None,
     again: Annotated[bool, typer.Option("--again", help="Measure anew what was measured before.")] = False,
     require_workers: Annotated[
         bool, typer.Option("--require-workers", help="Refuse where a queue has no living worker.")
@@ -103,6 +108,7 @@ def submit_matrix(
       python -m producer submit-matrix --matrix matrices/densenet121-cpu.toml --local --wait
       python -m producer submit-matrix --optimizations baseline,channels_last+amp --batch-sizes 1,8 \\
           --protocol quick --local
+      python -m producer submit-matrix --optimizations baseline,amp --threads 1 --workers 2 --local --wait
       python -m producer submit-matrix --models densenet121 --optimizations baseline,compile \\
           --devices cpu,cuda --repeats 3 --wait --output-dir results/mine
       python -m producer submit-matrix --matrix matrices/densenet121-cpu.toml --dry-run
@@ -130,6 +136,7 @@ def submit_matrix(
         "seed": seed,
     }
     with _explained():
+        _check_workers(workers, local)
         asked = request.matrix(flags, matrix)
         if dry_run:
             _dry_run(asked)
@@ -144,6 +151,7 @@ def submit_matrix(
             settings,
             asked,
             local=local,
+            workers=workers,
             wait=wait,
             again=again,
             require_workers=require_workers,
@@ -196,7 +204,9 @@ def watch(run: RunId = "latest") -> None:
 
 
 @app.command()
-def resume(run: RunId, local: Local = False, wait: Wait = False, output_dir: Output = None) -> None:
+def resume(
+    run: RunId, local: Local = False, workers: Workers = None, wait: Wait = False, output_dir: Output = None
+) -> None:
     """Go on with a run: its cancelled jobs are queued again, and all that wait get a message.
 
     \b
@@ -205,12 +215,13 @@ def resume(run: RunId, local: Local = False, wait: Wait = False, output_dir: Out
       python -m producer resume 20260131-120000-1a2b --wait
     """
     with _explained():
+        _check_workers(workers, local)
         settings = load()
         submit.check_writable(output_dir or conduct.RESULTS)
         broker_url = _broker_first(settings, local)
         with _desk(settings) as desk:
             if local:
-                code = conduct.resume_on_this_host(desk, run, output=output_dir)
+                code = conduct.resume_on_this_host(desk, run, workers or 1, output=output_dir)
             else:
                 code = conduct.resume_in_the_farm(desk, run, broker_url, wait=wait, output=output_dir)
     raise typer.Exit(code)
@@ -243,13 +254,14 @@ def _submitted(
     matrix: Matrix,
     *,
     local: bool,
+    workers: int | None,
     output: Path | None,
     weights_file: Path | None,
     **how: Any,
 ) -> int:
     """Everything that can be refused is looked at before the store is opened, and that before it is written."""
     if local:
-        taken = seats(matrix)
+        taken = seats(matrix, workers or 1)
         _broker_first(settings, local)
         _keep(matrix, weights_file, settings)
         with _desk(settings) as desk:
@@ -258,6 +270,13 @@ def _submitted(
     _keep(matrix, weights_file, settings)
     with _desk(settings) as desk:
         return conduct.in_the_farm(desk, matrix, broker_url, output=output, **how)
+
+
+def _check_workers(workers: int | None, local: bool) -> None:
+    if workers is not None and not local:
+        raise BadInput(
+            "--workers belongs to --local. Without it, start workers yourself: python -m workers --help"
+        )
 
 
 def _keep(matrix: Matrix, file: Path | None, settings: Settings) -> None:

@@ -85,9 +85,9 @@ def resume_in_the_farm(desk: Desk, run_id: str, broker_url: str, *, wait: bool, 
     return _send(desk, run, broker_url, missing, wait=wait, output=output)
 
 
-def resume_on_this_host(desk: Desk, run_id: str, *, output: Path | None) -> int:
+def resume_on_this_host(desk: Desk, run_id: str, workers: int, *, output: Path | None) -> int:
     """Brings back the cancelled jobs of a run and measures with an embedded farm; the exit code."""
-    taken = seats.seats(desk.store.run(run_id).matrix)
+    taken = seats.seats(desk.store.run(run_id).matrix, workers)
     with local.only_one(desk.settings.data_dir) as note:
         run = _brought_back(desk, run_id)
         if run.finished:

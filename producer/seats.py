@@ -30,20 +30,25 @@ class Seat:
         return ["--device", self.device, "--threads", str(self.threads)]
 
 
-def seats(matrix: Matrix) -> list[Seat]:
+def seats(matrix: Matrix, side_by_side: int = 1) -> list[Seat]:
     """A seat per device of the matrix that this host has; of GPUs, one for each.
+
+    Args:
+        matrix: what is to be measured.
+        side_by_side: CPU workers, each on processors of its own.
 
     Raises:
         BadInput: the matrix asks for a device or for processors that are not here; says what is.
     """
     here = len(os.sched_getaffinity(0))
     _check_threads(matrix.threads, here)
+    _check_side_by_side(side_by_side, matrix, here)
     cuda = [device for device in matrix.devices if device != "cpu"]
     gpus = _gpus(matrix.threads or min(HOST_THREADS, here)) if cuda else []
     for device in cuda:
         if not any(_is(device, gpu.model) for gpu in gpus):
             raise BadInput(_not_here(device, gpus))
-    cpu = [Seat(device="cpu", threads=matrix.threads or here)] if "cpu" in matrix.devices else []
+    cpu = [Seat(device="cpu", threads=matrix.threads or here)] * side_by_side if "cpu" in matrix.devices else []
     return cpu + [gpu for gpu in gpus if any(_is(device, gpu.model) for device in cuda)]
 
 
@@ -57,6 +62,15 @@ def _check_threads(asked: int | None, here: int) -> None:
         raise BadInput(
             f"--threads {asked}: this host has {here} processors for us, so no worker here could take the "
             f"jobs. Use --threads {here} or less, or submit to a farm with a larger host (without --local)."
+        )
+
+
+def _check_side_by_side(workers: int, matrix: Matrix, here: int) -> None:
+    threads = matrix.threads or here
+    if workers > 1 and workers * threads > here:
+        raise BadInput(
+            f"--workers {workers}: with {threads} threads each they need more than the {here} processors that "
+            f"this host has for us. Add --threads {max(1, here // workers)}, or use fewer workers."
         )
 
 

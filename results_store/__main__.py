@@ -1,7 +1,8 @@
-"""The store's door: `python -m results_store collate | runs | migrate`."""
+"""The store's door: `python -m results_store collate | compare | runs | migrate`."""
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import time
@@ -13,12 +14,15 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from rich.console import Console
 
 from farm.errors import BadInput, FarmError, Unreachable
 from farm.settings import load
-from results_store import metrics
+from results_store import compare_table, metrics
 from results_store.collate import collate as rows_of
 from results_store.collate import export, exporter
+from results_store.compare import Report
+from results_store.compare import compare as compared
 from results_store.schema import REVISION
 from results_store.store import Store, open_store
 from results_store.watch import LateStore, Watch
@@ -26,11 +30,14 @@ from results_store.watch import LateStore, Watch
 #: Where results go, if nobody says otherwise, and how often `--watch` looks.
 RESULTS = Path("results")
 EVERY_S = 5.0
+#: Where there is no terminal there is no width to keep to.
+_WIDE = 240
 
 app = typer.Typer(
-    help="What was measured: the CSV of a run, the runs there are, and the database's schema.\n\n\b\n"
+    help="What was measured: the CSV of a run, two runs compared, the runs there are, and the database's schema."
+    "\n\n\b\n"
     "The database is FARM_DATABASE_URL, or .farm/farm.db.\n"
-    "Exit codes: 0 done, 1 failed, 2 usage, 3 database unreachable.",
+    "Exit codes: 0 done, 1 failed, 2 usage, 3 database unreachable, 4 a regression was found.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -92,6 +99,46 @@ def collate(
 
 
 @app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="The reference: a run's id, its beginning, or 'latest'.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The candidate, which may be faster or slower than A.")],
+    max_regression: Annotated[
+        float, typer.Option(metavar="PERCENT", min=0, help="Slowdowns up to this are no regression.")
+    ] = 0.0,
+    across_environments: Annotated[
+        bool,
+        typer.Option(
+            "--across-environments", help="Compare although device, driver or versions differ, and say so."
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+) -> None:
+    """Which cells are faster or slower in run B than in run A, and which cannot be told.
+
+    Needs 3 repeats of a cell or more in each run; `quick` has one, and claims no difference. Exits with 4 where a
+    slowdown was found, top-1 fell, or a cell that was measured in A failed in B.
+
+    \b
+    Examples:
+      python -m results_store compare 20260131-142500-1a2b latest
+      python -m results_store compare 20260131 20260201 --across-environments --json
+      # as a gate in CI, which fails where anything became more than 2 % slower
+      python -m results_store compare "$REFERENCE_RUN" latest --max-regression 2
+    """
+    with _store() as store:
+        reference, candidate = (store.run(asked).run_id for asked in (a, b))
+        if reference == candidate:
+            raise BadInput(
+                f"{a!r} and {b!r} are the same run, {reference}. List others: python -m results_store runs"
+            )
+        report = compared(
+            rows_of(store, reference), rows_of(store, candidate), across_environments=across_environments
+        )
+    _show(report, max_regression, as_json)
+    raise typer.Exit(4 if report.regressions(max_regression) else 0)
+
+
+@app.command()
 def runs() -> None:
     """Lists the runs in the store, newest first.
 
@@ -141,6 +188,20 @@ def _collate(asked: str, formats: tuple[str, ...], output_dir: Path | None) -> N
         collated = rows_of(store, run_id)
         for name in formats:
             typer.echo(export(collated, output_dir or RESULTS / run_id, name))
+
+
+def _show(report: Report, max_regression: float, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(compare_table.as_json(report, max_regression)))
+        return
+    console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, markup=False)
+    for part in (
+        *compare_table.heading(report),
+        compare_table.table(report),
+        *compare_table.notes(report),
+        compare_table.sentence(report, max_regression),
+    ):
+        console.print(part, soft_wrap=isinstance(part, str))
 
 
 def _watch(formats: tuple[str, ...], output_dir: Path, every_s: float, serve_at: tuple[str, int | None]) -> None:

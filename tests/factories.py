@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from farm.measurement import (
@@ -19,7 +20,7 @@ from farm.spec import Cell, JobSpec, Matrix, Protocol
 from results_store.store import Claim, Ending, Store, WorkerInfo
 
 #: Short and exact, so that a test need not know the presets.
-PROTOCOL = Protocol(name="test", min_calls=11, target_half_width=0.05)
+PROTOCOL = Protocol(name="test", min_calls=11, target_half_width=0.05, paired=False, control_every=None)
 
 
 def matrix(**fields: Any) -> Matrix:
@@ -92,7 +93,7 @@ def samples(device_ms: float = 10.0, end_to_end_ms: float = 11.0, calls: int = 2
     return Samples(device_ns=_wander(device_ms, calls), end_to_end_ns=_wander(end_to_end_ms, calls))
 
 
-def control(device_ms: float = 20.0, calls: int = 200, rounds: int = 10, **fields: Any) -> Control:
+def baseline_beside(device_ms: float = 20.0, calls: int = 200, rounds: int = 10, **fields: Any) -> Control:
     """A baseline of about 20 ms in ten rounds, beside a cell of as many calls."""
     each = (calls // rounds,) * rounds
     given = {
@@ -106,6 +107,33 @@ def control(device_ms: float = 20.0, calls: int = 200, rounds: int = 10, **field
         "control_idle_share": 0.0,
     }
     return Control.model_validate({**given, **fields})
+
+
+def control(speedups: Sequence[float] = (2.0,) * 20, drift: float = 0.0, **fields: Any) -> dict[str, Any]:
+    """The fields of a cell of 200 calls and of its control.
+
+    Args:
+        speedups: how much faster the cell is in each round; rounds have as many calls each.
+        drift: how much slower both are in the second half.
+        fields: of the control.
+    """
+    steady = samples()
+    cell = [int(ns * (1 + drift * (call >= 100))) for call, ns in enumerate(steady.device_ns)]
+    per_round = len(cell) // len(speedups)
+    given = {
+        "recipe": "baseline",
+        "device_ns": [int(ns * speedups[call // per_round]) for call, ns in enumerate(cell)],
+        "cell_calls": (per_round,) * len(speedups),
+        "control_calls": (per_round,) * len(speedups),
+        "cell_first": tuple(number % 2 == 0 for number in range(len(speedups))),
+        "seed": 1,
+        "cell_idle_share": 0.01,
+        "control_idle_share": 0.01,
+    }
+    return {
+        "samples": Samples(device_ns=tuple(cell), end_to_end_ns=steady.end_to_end_ns),
+        "control": Control.model_validate({**given, **fields}),
+    }
 
 
 def contention(others_s: float = 0.04, steal_s: float = 0.0) -> Contention:

@@ -75,9 +75,10 @@ def _do(request: Mapping[str, Any]) -> dict[str, Any]:
         from farm import building
 
         return {"build_spent_s": building.build(spec, settings)}
-    from farm import measuring
+    from farm import control, measuring
 
-    measurement = measuring.measure_here(spec, settings, request["build_spent_s"])
+    # Nothing was computed in this process yet, so the control can be forked from it.
+    measurement = measuring.measure_here(spec, settings, request["build_spent_s"], start_control=control.fork)
     return {"measurement": measurement.model_dump(mode="json")}
 
 

@@ -12,14 +12,14 @@ from farm.measurement import Accuracy
 from farm.runtimes import Session
 
 
-def run(session: Session, test: Split, batch_size: int, reference: np.ndarray) -> Accuracy:
+def run(session: Session, test: Split, reference: np.ndarray, batch_size: int) -> Accuracy:
     """Answers for every test image, compared with its label and with the fp32 baseline.
 
     Args:
         session: what was timed.
         test: images, and labels where there are real ones.
-        batch_size: the job's; the last batch is filled up with copies that are not counted.
         reference: the fp32 baseline's logits, (samples, classes).
+        batch_size: the job's; the last batch is filled up with copies that are not counted.
     """
     logits = np.concatenate(list(_answers(session, test, batch_size, reference.shape[1])))
     finite = bool(np.isfinite(logits).all())

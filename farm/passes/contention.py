@@ -29,16 +29,19 @@ class ContentionWatch:
         self._processors = tuple(sorted(os.sched_getaffinity(0)))
         self._start = self._read()
 
-    def read(self) -> Contention | None:
+    def read(self, ours_besides_s: float = 0.0) -> Contention | None:
         """What happened since; None where the kernel does not tell.
 
+        Args:
+            ours_besides_s: processor time that a process of ours beside this one took meanwhile.
+
         Other processes' time is what the processors were busy with (user, nice and system time of proc(5)'s
-        `/proc/stat`) less what this process used. The kernel counts in ticks, mostly of 10 ms.
+        `/proc/stat`) less what this process and ours beside it used. The kernel counts in ticks, mostly of 10 ms.
         """
         start, end = self._start, self._read()
         if start is None or end is None:
             return None
-        busy_s, own_s = end.busy_s - start.busy_s, end.own_s - start.own_s
+        busy_s, own_s = end.busy_s - start.busy_s, end.own_s - start.own_s + ours_besides_s
         return Contention(
             wall_s=end.wall_s - start.wall_s,
             processors=len(self._processors),

@@ -1,17 +1,21 @@
-"""The latency pass: device and end-to-end figures of one session, each warmed up and measured alone."""
+"""The latency pass: device and end-to-end figures of one session, each warmed up and measured apart."""
 
 from __future__ import annotations
 
 import resource
+import time
 from dataclasses import dataclass
 
 import numpy as np
 
+from farm.control import LiveControl
 from farm.devices import Device
-from farm.measurement import Samples, Usage
+from farm.measurement import Contention, Control, Samples, Usage
+from farm.passes import device_figure
+from farm.passes.contention import ContentionWatch
 from farm.runtimes import Session
 from farm.spec import Protocol
-from farm.timing import Stopwatch, Timed
+from farm.timing import Stopwatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +24,13 @@ class Latency:
 
     samples: Samples
     usage: Usage
+    #: None where it was measured without.
+    control: Control | None
+    #: None where the kernel does not tell.
+    contention: Contention | None
+    #: Seconds since the epoch.
+    timed_from: float
+    timed_until: float
     warmup_s: float
     warmup_steady: bool
 
@@ -37,32 +48,51 @@ def stopwatches(session: Session, device: Device, inputs: list[np.ndarray]) -> t
     )
 
 
-def run(device_watch: Stopwatch, end_to_end_watch: Stopwatch, protocol: Protocol) -> Latency:
-    """Warms up until steady, then measures; first the device figure, then the end-to-end one."""
+def run(
+    device_watch: Stopwatch, end_to_end_watch: Stopwatch, protocol: Protocol, live: LiveControl | None, seed: int
+) -> Latency:
+    """Warms up until steady, then measures; first the device figure, then the end-to-end one.
+
+    Args:
+        device_watch: times the device figure …
+        end_to_end_watch: … and this the other one.
+        protocol: how long and how often.
+        live: the control that the device figure takes turns with; it is ended before the end-to-end figure.
+        seed: of the order in which they take turns.
+
+    Raises:
+        OutOfMemory, FarmError: the control cannot.
+    """
+    if live is not None:
+        live.load()
     warm, steady = device_watch.warm_up(protocol)
-    timed, usage = _with_usage(device_watch, protocol)
+    others, timed_from, marks = ContentionWatch(), time.time(), [(0, _faults())]
+
+    def mark(calls: int) -> None:
+        marks.append((calls, _faults()))
+
+    if live is None:
+        device = device_figure.alone(device_watch, protocol, mark)
+    else:
+        device = device_figure.paired(device_watch, live, protocol, seed, mark)
+        live.close()
+    mark(len(device.samples_ns))
     end_to_end_watch.warm_up(protocol)
     end_to_end = end_to_end_watch.measure(protocol)
     return Latency(
-        samples=Samples(device_ns=tuple(timed.samples_ns), end_to_end_ns=tuple(end_to_end.samples_ns)),
-        usage=usage,
+        samples=Samples(device_ns=tuple(device.samples_ns), end_to_end_ns=tuple(end_to_end.samples_ns)),
+        usage=Usage(
+            wall_s=device.wall_s,
+            cpu_s=device.cpu_s,
+            faults_per_call=_per_call(marks[0], marks[-1]),
+            faults_by_half=_by_half(marks),
+        ),
+        control=device.control,
+        contention=others.read(ours_besides_s=device.control_cpu_s),
+        timed_from=timed_from,
+        timed_until=time.time(),
         warmup_s=warm.wall_s,
         warmup_steady=steady,
-    )
-
-
-def _with_usage(watch: Stopwatch, protocol: Protocol) -> tuple[Timed, Usage]:
-    """Measures, with the process's own accounts read before, after, and now and then between two calls."""
-    marks = [(0, _faults())]
-    cpu_s = _cpu_s()
-    timed = watch.measure(protocol, at_look=lambda calls: marks.append((calls, _faults())))
-    cpu_s = _cpu_s() - cpu_s
-    marks.append((len(timed.samples_ns), _faults()))
-    return timed, Usage(
-        wall_s=timed.wall_s,
-        cpu_s=cpu_s,
-        faults_per_call=_per_call(marks[0], marks[-1]),
-        faults_by_half=_by_half(marks),
     )
 
 
@@ -78,8 +108,3 @@ def _per_call(start: tuple[int, int], end: tuple[int, int]) -> float:
 
 def _faults() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-
-
-def _cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime

@@ -35,6 +35,7 @@ PROTOCOL = Protocol(
     min_s=0.05,
     max_s=0.1,
     target_half_width=5,
+    paired=False,
     accuracy_samples=30,
 )
 

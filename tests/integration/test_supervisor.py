@@ -61,7 +61,7 @@ class Farm:
 
     def submit(self, **protocol: Any) -> str:
         wanted = {"measure_deadline_s": 20, "build_deadline_s": 20, **protocol}
-        matrix = factories.matrix(protocol=Protocol(name="test", **wanted))
+        matrix = factories.matrix(protocol=Protocol(name="test", paired=False, **wanted))
         run_id = self.store.submit(matrix, again=True).run_id
         return f"{run_id}.000000"
 

@@ -51,19 +51,19 @@ def test_every_sample_counts_once_at_any_batch_size(logits: np.ndarray, batch_si
     labels = logits.argmax(axis=1)
     labels[:3] = (labels[:3] + 1) % CLASSES
     session = Table(logits)
-    found = accuracy.run(session, part(labels, 23), batch_size, logits)
+    found = accuracy.run(session, part(labels, 23), logits, batch_size)
     assert (found.samples, found.top1_correct, found.agreeing) == (23, 20, 23)
     assert set(session.batches) == {batch_size}
 
 
 def test_top_5_holds_the_label_among_the_five_highest(logits: np.ndarray) -> None:
     ranked = np.argsort(-logits, axis=1)
-    assert accuracy.run(Table(logits), part(ranked[:, 4], 23), 8, logits).top5_correct == 23
-    assert accuracy.run(Table(logits), part(ranked[:, 5], 23), 8, logits).top5_correct == 0
+    assert accuracy.run(Table(logits), part(ranked[:, 4], 23), logits, 8).top5_correct == 23
+    assert accuracy.run(Table(logits), part(ranked[:, 5], 23), logits, 8).top5_correct == 0
 
 
 def test_without_labels_there_is_agreement_and_no_accuracy(logits: np.ndarray) -> None:
-    found = accuracy.run(Table(logits), part(None, 23), 8, logits)
+    found = accuracy.run(Table(logits), part(None, 23), logits, 8)
     assert found.top1_correct is None
     assert found.top5_correct is None
     assert found.agreeing == 23
@@ -72,7 +72,7 @@ def test_without_labels_there_is_agreement_and_no_accuracy(logits: np.ndarray) -
 
 def test_wrong_answers_show(logits: np.ndarray) -> None:
     labels = logits.argmax(axis=1)
-    found = accuracy.run(Table(-logits), part(labels, 23), 8, logits)
+    found = accuracy.run(Table(-logits), part(labels, 23), logits, 8)
     assert found.top1_correct == 0
     assert found.agreeing == 0
     assert found.logits_relative_error == pytest.approx(2.0)
@@ -82,6 +82,6 @@ def test_wrong_answers_show(logits: np.ndarray) -> None:
 def test_an_output_that_is_not_finite_shows(logits: np.ndarray, poison: float) -> None:
     broken = logits.copy()
     broken[11, 3] = poison
-    found = accuracy.run(Table(broken), part(None, 23), 8, logits)
+    found = accuracy.run(Table(broken), part(None, 23), logits, 8)
     assert not found.finite
     assert found.logits_relative_error is None

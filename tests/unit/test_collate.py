@@ -173,7 +173,7 @@ def test_a_paired_speed_up_has_its_interval_over_repeats_and_names_its_control(
 ) -> None:
     run = factories.submitted(store, repeats=3)
     for control_ms in (19.0, 20.0, 21.0):
-        measure(store, control=factories.control(control_ms))
+        measure(store, control=factories.baseline_beside(control_ms))
     [row] = table(store, run, tmp_path)
     assert float(row["speedup"]) == pytest.approx(2.0, rel=0.002)
     assert float(row["speedup_low"]) < 1.9
@@ -185,8 +185,8 @@ def test_a_paired_speed_up_has_its_interval_over_repeats_and_names_its_control(
 def test_a_repeat_that_is_invalid_enters_no_paired_speed_up(store: Store, tmp_path: Path) -> None:
     run = factories.submitted(store, repeats=3)
     for _ in range(2):
-        measure(store, control=factories.control(20.0))
-    measure(store, control=factories.control(90.0), contention=factories.contention(others_s=4.0))
+        measure(store, control=factories.baseline_beside(20.0))
+    measure(store, control=factories.baseline_beside(90.0), contention=factories.contention(others_s=4.0))
     [row] = table(store, run, tmp_path)
     assert row["verdict"] == "INVALID"
     assert float(row["speedup"]) == float(row["speedup_high"]) == pytest.approx(2.0, rel=1e-4)

@@ -55,6 +55,15 @@ def test_every_gpu_that_fits_has_a_worker(monkeypatch: pytest.MonkeyPatch) -> No
         taken("cuda.h100")
 
 
+def test_cpu_workers_side_by_side_need_processors_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(4)))
+    assert [seat.threads for seat in seats.seats(factories.matrix(threads=2), 2)] == [2, 2]
+    with pytest.raises(BadInput, match="Add --threads 1,"):
+        seats.seats(factories.matrix(threads=2), 3)
+    with pytest.raises(BadInput, match="Add --threads 2,"):
+        seats.seats(factories.matrix(), 2)
+
+
 def test_a_workers_processors_are_those_that_the_matrix_asks_for() -> None:
     [seat] = seats.seats(factories.matrix(threads=1))
     assert seat.arguments() == ["--device", "cpu", "--threads", "1"]

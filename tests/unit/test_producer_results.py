@@ -51,7 +51,7 @@ def test_a_row_without_figures_has_a_note_that_says_why_on_one_line(tmp_path: Pa
 
 
 def test_a_measured_row_shows_its_interval_its_speed_up_and_its_verdict(tmp_path: Path) -> None:
-    line = printed(rows(tmp_path, control=factories.control(20.0)), 200).splitlines()[1]
+    line = printed(rows(tmp_path, control=factories.baseline_beside(20.0)), 200).splitlines()[1]
     assert line.split()[3:7] == ["10.000", "9.986–10.014", "2.00", "(2.00–2.00)"]
     assert line.split()[-1] == "VALID"
 

@@ -104,3 +104,29 @@ def test_the_ranks_of_a_percentiles_interval_are_the_binomials_quantiles(n: int,
     if found is not None:
         low, high = binom.interval(0.95, n, q / 100)
         assert found == (max(1, low), min(n, high + 1))
+
+
+def test_welchs_interval_is_scipys() -> None:
+    from scipy.stats import ttest_ind
+
+    a, b = draws(0, 10), draws(1, 4, 0.3)
+    for confidence in (0.95, 0.999):
+        expected = ttest_ind(b, a, equal_var=False).confidence_interval(confidence)
+        middle, low, high = statistics.welch(a, b, confidence)
+        assert (low, high) == pytest.approx((expected.low, expected.high))
+        assert middle == pytest.approx(np.mean(b) - np.mean(a))
+
+
+def test_values_without_any_spread_have_a_point_for_an_interval() -> None:
+    assert statistics.welch([1.0] * 3, [1.5] * 4) == (0.5, 0.5, 0.5)
+    assert statistics.detectable([1.0] * 3, [1.5] * 4) == 0.0
+
+
+def test_what_is_detectable_is_found_as_often_as_it_says() -> None:
+    from scipy.stats import nct, t
+
+    a, b = draws(0, 30), draws(1, 30)
+    error, freedom = statistics._welch_error(a, b)
+    for power in (0.8, 0.95):
+        least = statistics.detectable(a, b, power=power)
+        assert nct.sf(t.ppf(0.975, freedom), freedom, least / error) == pytest.approx(power, abs=0.005)

@@ -48,7 +48,7 @@ def test_every_variant_has_a_log_with_its_figures_by_batch_size(store: Store, tm
             memory=Memory(floor_bytes=200 << 20, peak_bytes=300 << 20),
             build_s=33.0,
             build_spent_s=33.0,
-            control=factories.control(2 * milliseconds, calls=1500),
+            control=factories.baseline_beside(2 * milliseconds, calls=1500),
         )
         store.finish(claim, ending)
     logs = written(store, run, tmp_path)

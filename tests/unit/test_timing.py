@@ -70,6 +70,32 @@ def test_inputs_take_turns() -> None:
     assert bench.inputs[:5] == ["a", "b", "c", "a", "b"]
 
 
+def test_inputs_go_on_from_window_to_window() -> None:
+    bench = Workbench(itertools.repeat(10 * MS))
+    stopwatch = bench.stopwatch()
+    for _ in range(4):
+        stopwatch.once()
+    assert bench.inputs == ["a", "b", "c", "a"]
+
+
+def test_the_first_call_of_a_short_window_does_not_count() -> None:
+    bench = Workbench(itertools.chain([30 * MS], itertools.repeat(10 * MS)))
+    assert bench.stopwatch().short_window(0.05) == [10 * MS] * 5
+
+
+def test_a_call_longer_than_the_window_is_the_window() -> None:
+    bench = Workbench(itertools.repeat(300 * MS))
+    assert bench.stopwatch().short_window(0.17) == [300 * MS]
+
+
+def test_calls_go_on_until_the_named_percentiles_can_be_stated() -> None:
+    few = Workbench(itertools.repeat(1 * MS)).stopwatch().measure(protocol(min_s=0.05))
+    enough = Workbench(itertools.repeat(1 * MS)).stopwatch().measure(protocol(min_s=0.05, percentiles=[99]))
+    cut = Workbench(itertools.repeat(10 * MS)).stopwatch().measure(protocol(percentiles=[99]))
+    assert len(few.samples_ns) < 662 <= len(enough.samples_ns)
+    assert len(cut.samples_ns) < 662
+
+
 def test_a_steady_callable_is_measured_for_the_minimum_time() -> None:
     timed = Workbench(itertools.repeat(5 * MS)).stopwatch().measure(protocol())
     assert 0.1 <= timed.wall_s <= 0.1 * 1.2

@@ -21,6 +21,13 @@ def noisy(spread: float, calls: int = 40) -> Samples:
     return Samples(device_ns=values, end_to_end_ns=values)
 
 
+def with_one_call_of(milliseconds: float) -> Samples:
+    """200 calls of about 10 ms, one of them longer."""
+    clean = factories.samples()
+    device = (*clean.device_ns[:100], int(milliseconds * 1e6), *clean.device_ns[101:])
+    return Samples(device_ns=device, end_to_end_ns=clean.end_to_end_ns)
+
+
 def stepped(by: float) -> Samples:
     """Quiet halves, the second one slower."""
     first = factories.samples(calls=200)
@@ -74,11 +81,22 @@ TRIPS: dict[str, tuple[dict[str, Any], str, Level]] = {
     "wide interval": ({"samples": noisy(0.2)}, "unstable", Level.SUSPECT),
     "very wide interval": ({"samples": noisy(0.9)}, "unstable", Level.INVALID),
     "drift": ({"samples": stepped(0.08)}, "unstable", Level.SUSPECT),
+    "held up": ({"samples": with_one_call_of(200.0)}, "unstable", Level.SUSPECT),
     "heap settles": ({"usage": with_faults(900.0, 10.0)}, "unstable", Level.SUSPECT),
     "others": ({"contention": factories.contention(others_s=0.6)}, "contaminated", Level.SUSPECT),
     "a busy host": ({"contention": factories.contention(others_s=3.0)}, "contaminated", Level.INVALID),
     "steal": ({"contention": factories.contention(steal_s=2.0)}, "contaminated", Level.INVALID),
     "contention unknown": ({"contention": None}, "contaminated", Level.SUSPECT),
+    "a busy cell": (factories.control(cell_idle_share=0.2), "contaminated", Level.SUSPECT),
+    "a busy control": (factories.control(control_idle_share=0.9), "contaminated", Level.INVALID),
+    "a speed-up that wanders": (factories.control([2.0, 2.4] * 10), "unstable", Level.SUSPECT),
+    "a speed-up that says nothing": (factories.control([1.0, 3.0] * 10), "unstable", Level.INVALID),
+    "a speed-up that drifts": (factories.control([2.0] * 11 + [2.2] * 9), "unstable", Level.SUSPECT),
+    "a named percentile without enough calls": (
+        {"spec": factories.spec(protocol=factories.PROTOCOL.model_copy(update={"percentiles": (50, 99)}))},
+        "too_few_samples",
+        Level.SUSPECT,
+    ),
     "top-1 lost": (
         {"accuracy": factories.accuracy(top1_correct=845, agreeing=893)},
         "accuracy_lost",
@@ -122,6 +140,9 @@ PASSES: dict[str, dict[str, Any]] = {
     },
     "nothing said": {"evidence": {}},
     "just enough calls": {"samples": factories.samples(calls=11)},
+    "a steady speed-up": factories.control(),
+    "a host that drifts under cell and control alike": factories.control(drift=0.08),
+    "a short hiccup": {"samples": with_one_call_of(80.0)},
     "small spread": {"samples": noisy(0.05)},
     "small drift": {"samples": stepped(0.03)},
     "pruned": compressed(),
@@ -205,6 +226,7 @@ def test_measuring_again_helps_against_what_others_did_but_not_where_it_is_worth
     assert mendable(Verdict(reasons=reasons)) is mends
 
 
-def test_measuring_again_does_not_help_where_others_cannot_be_seen() -> None:
+def test_measuring_again_does_not_help_where_others_cannot_be_seen_or_the_partner_is_the_other() -> None:
     assert not mendable(judge(factories.measurement(contention=None)))
+    assert not mendable(judge(factories.measurement(**factories.control(cell_idle_share=0.9))))
     assert mendable(judge(factories.measurement(contention=factories.contention(others_s=4.0))))

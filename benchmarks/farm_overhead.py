@@ -1,0 +1,133 @@
+"""How much of the farm's time is measuring? And what do the farm's own processes take while it measures?
+
+A `quick` matrix of 60 jobs (six recipes, ten repeats) runs in an embedded farm, its artifacts built before. The
+share of the wall time, from the first claim to the last result, that lies in warm-up and timed windows has to
+be at least 80 %; the supervisor may use at most 2 % of a processor. Then a matrix of 1-thread jobs runs on one
+worker and on two side by side: two may take at most 0.55 of the time.
+
+    python -m benchmarks.farm_overhead
+    python -m benchmarks.farm_overhead --repeats 3 --model resnet18 --skip-two
+
+Wants a quiet host. The data directory is FARM_DATA_DIR, as everywhere. The last line is the figures as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from contextlib import closing, suppress
+
+import psutil
+
+from benchmarks.figures import Figure, print_last
+from farm.measurement import Measurement
+from farm.settings import load
+from results_store.store import JobResult, open_store
+
+RECIPES = "baseline,channels_last,amp,channels_last+amp,onnxruntime,openvino"
+SHARE, SUPERVISOR, TWO = 0.80, 0.02, 0.55
+
+#: How often the farm's own processes are looked at.
+_LOOK_S = 1.0
+
+
+def run(*arguments: str) -> tuple[list[JobResult], float]:
+    """Submits to an embedded farm and waits: the jobs' results, and the supervisors' share of a processor."""
+    command = [sys.executable, "-m", "producer", "submit-matrix", "--local", "--wait", "--again", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as producer:
+        used = watched(producer)
+    if producer.returncode != 0:
+        raise SystemExit(f"{' '.join(command)} ended with {producer.returncode}")
+    with closing(open_store(load().database)) as store:
+        return list(store.results(store.run("latest").run_id)), used
+
+
+def watched(producer: subprocess.Popen[bytes]) -> float:
+    """Share of a processor that supervisors used, from the first look at each to the last."""
+    first: dict[int, tuple[float, float]] = {}
+    last: dict[int, tuple[float, float]] = {}
+    while producer.poll() is None:
+        for process in supervisors(producer.pid):
+            with suppress(psutil.Error):
+                times = process.cpu_times()
+                last[process.pid] = (time.monotonic(), times.user + times.system)
+                first.setdefault(process.pid, last[process.pid])
+        time.sleep(_LOOK_S)
+    shares = [(last[pid][1] - first[pid][1]) / max(1e-9, last[pid][0] - first[pid][0]) for pid in first]
+    return max(shares, default=0.0)
+
+
+def supervisors(producer: int) -> list[psutil.Process]:
+    """The pool's processes: children of a worker's own process that run the same program."""
+    with suppress(psutil.Error):
+        family = psutil.Process(producer).children(recursive=True)
+        workers = [process for process in family if "workers" in process.cmdline()]
+        return [process for process in workers if process.ppid() in {worker.pid for worker in workers}]
+    return []
+
+
+def seconds(results: list[JobResult]) -> tuple[float, float]:
+    """(Wall time from the first job's start to the last one's end, of it in warm-up and timed windows.)"""
+    found = [result.measurement for result in results if result.measurement is not None]
+    if len(found) < len(results):
+        raise SystemExit(f"{len(results) - len(found)} of {len(results)} jobs were not measured")
+    wall_s = max(m.ended_at for m in found) - min(m.started_at for m in found)
+    return wall_s, sum(map(in_windows, found))
+
+
+def in_windows(measurement: Measurement) -> float:
+    """Seconds of warm-up and timed windows."""
+    assert measurement.timed_from is not None
+    assert measurement.timed_until is not None
+    return measurement.warmup_s + measurement.timed_until - measurement.timed_from
+
+
+def main() -> None:
+    """Builds what is missing, runs the matrices, and prints the figures last."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    arguments.add_argument("--repeats", type=int, default=10)
+    arguments.add_argument("--model", default="densenet121")
+    arguments.add_argument("--batch-size", default="8")
+    arguments.add_argument("--skip-two", action="store_true", help="without the two workers")
+    given = arguments.parse_args()
+    asked = ["--models", given.model, "--batch-sizes", given.batch_size, "--protocol", "quick"]
+    asked += ["--set", "remeasure=0"]
+    whole = [*asked, "--optimizations", RECIPES]
+    run(*whole, "--repeats", "1")
+    results, used = run(*whole, "--repeats", str(given.repeats))
+    wall_s, timed_s = seconds(results)
+    print(f"{len(results)} jobs in {wall_s:.1f} s, {timed_s:.1f} s of it in warm-up and windows")
+    print(f"a supervisor used {used:.2%} of a processor")
+    share = timed_s / wall_s
+    figures = [
+        Figure(
+            name=f"share of {len(results)} quick jobs ({wall_s / len(results):.1f} s each) in warm-up and windows",
+            result=f"{share:.1%}",
+            goal="≥ 80 %",
+            reached=share >= SHARE,
+        ),
+        Figure(name="supervisor's processor", result=f"{used:.2%}", goal="≤ 2 %", reached=used <= SUPERVISOR),
+    ]
+    print_last(figures if given.skip_two else [*figures, two_workers(asked, given.repeats)])
+
+
+def two_workers(asked: list[str], repeats: int) -> Figure:
+    """1-thread jobs on one worker and on two."""
+    single = [*asked, "--optimizations", "baseline,channels_last", "--threads", "1"]
+    run(*single, "--repeats", "1")
+    one_s, two_s = (
+        seconds(run(*single, "--repeats", str(repeats), "--workers", str(workers))[0])[0] for workers in (1, 2)
+    )
+    print(f"1-thread jobs: {one_s:.1f} s on one worker, {two_s:.1f} s on two")
+    return Figure(
+        name="1-thread jobs: time of two workers ÷ of one",
+        result=f"{two_s / one_s:.2f}",
+        goal="≤ 0.55",
+        reached=two_s / one_s <= TWO,
+    )
+
+
+if __name__ == "__main__":
+    main()

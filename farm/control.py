@@ -1,0 +1,213 @@
+"""The live control: the baseline in a process beside the cell's, on the same device, in the same seconds.
+
+The two take turns in short windows; who waits is blocked on a socket. The measuring process asks, the control
+answers: `load`, then `window` as often as it likes. Closing the socket ends it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe
+from typing import Any, TypeAlias
+
+from farm import allocator
+from farm.errors import FarmError, OutOfMemory, Unsupported, memory_errors
+from farm.recipe import AXES, Recipe
+from farm.settings import Settings, load
+from farm.spec import JobSpec
+from farm.timing import Stopwatch
+
+#: It ends at once when its socket closes, unless it is in the middle of a call.
+_PATIENCE_S = 10.0
+
+#: How it may say that it cannot.
+_TROUBLE = {kind.__name__: kind for kind in (Unsupported, OutOfMemory, FarmError)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One window of the control."""
+
+    samples_ns: list[int]
+    #: Processor time it took since its last window, while it should have been idle.
+    idle_s: float
+    #: Processor time of its process so far.
+    cpu_s: float
+
+
+def recipe_of(recipe: Recipe) -> Recipe:
+    """The control of a recipe: the baseline with the same allocator."""
+    return recipe.without(*(axis for axis in AXES if axis != "allocator"))
+
+
+class LiveControl:
+    """The measuring process's end."""
+
+    def __init__(self, recipe: Recipe, connection: Connection[Any, Any], wait: Callable[[], int]) -> None:
+        #: What it runs.
+        self.recipe = recipe
+        self._connection = connection
+        self._wait = wait
+        self._ended: int | None = None
+
+    def load(self) -> None:
+        """Loads and warms up; returns when that is done.
+
+        Raises:
+            OutOfMemory: both together have too little.
+            FarmError: it cannot, or it died.
+        """
+        self._ask("load")
+
+    def window(self) -> Turn:
+        """One window.
+
+        Raises:
+            OutOfMemory, FarmError: as `load`.
+        """
+        return Turn(**self._ask("window"))
+
+    def close(self) -> None:
+        """Ends it and waits until it is gone."""
+        self._connection.close()
+        if self._ended is None:
+            self._ended = self._wait()
+
+    def _ask(self, what: str) -> Any:
+        try:
+            self._connection.send(what)
+            kind, answer = self._connection.recv()
+        except (EOFError, OSError):
+            self.close()
+            raise self._death() from None
+        if kind in _TROUBLE:
+            raise _TROUBLE[kind](f"the live control: {answer}")
+        return answer
+
+    def _death(self) -> FarmError:
+        if self._ended == -signal.SIGKILL:
+            return OutOfMemory("the live control was killed: both together had too little memory")
+        return FarmError(f"The live control ended with status {self._ended}; what it said is above.")
+
+
+#: Starts the control of a job.
+Starter: TypeAlias = Callable[[JobSpec, Settings], LiveControl]
+
+
+@contextlib.contextmanager
+def living(start: Starter, spec: JobSpec, settings: Settings) -> Iterator[LiveControl]:
+    """A control that is gone when the `with` is left."""
+    control = start(spec, settings)
+    try:
+        yield control
+    finally:
+        control.close()
+
+
+def fork(spec: JobSpec, settings: Settings) -> LiveControl:
+    """Forks it from this process, which must not have computed anything yet: threads do not survive a fork."""
+    ours, theirs = Pipe()
+    child = os.fork()
+    if child == 0:
+        ours.close()
+        _serve_and_end(theirs, spec, settings)
+    theirs.close()
+    return LiveControl(recipe_of(spec.recipe), ours, lambda: _waited(child))
+
+
+def spawn(spec: JobSpec, settings: Settings) -> LiveControl:
+    """Starts it anew, from a process that may have done anything."""
+    ours, theirs = Pipe()
+    command = [sys.executable, "-m", "farm.control", str(theirs.fileno())]
+    variables = {**os.environ, **settings.variables(), **allocator.variables(spec.recipe.allocator)}
+    process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=variables)
+    theirs.close()
+    ours.send(spec.model_dump_json())
+    return LiveControl(recipe_of(spec.recipe), ours, lambda: _finished(process))
+
+
+def serve(connection: Connection[Any, Any], spec: JobSpec, settings: Settings) -> None:
+    """Answers until the other end is closed."""
+    control = spec.model_copy(update={"recipe": recipe_of(spec.recipe)})
+    with contextlib.suppress(EOFError, ConnectionError):
+        connection.recv()
+        try:
+            with memory_errors():
+                watch = _loaded(control, settings)
+            connection.send(("loaded", None))
+            idle_from = time.process_time()
+            while connection.recv():
+                began = time.process_time()
+                with memory_errors():
+                    samples = watch.short_window(spec.protocol.window_s)
+                ended = time.process_time()
+                turn = {"samples_ns": samples, "idle_s": began - idle_from, "cpu_s": ended}
+                connection.send(("window", turn))
+                idle_from = ended
+        except FarmError as error:
+            kind = next(name for name, kind in _TROUBLE.items() if isinstance(error, kind))
+            connection.send((kind, str(error)))
+
+
+def _loaded(spec: JobSpec, settings: Settings) -> Stopwatch:
+    """The control's device figure, warmed up."""
+    from farm import measuring
+
+    watch = measuring.prepare(spec, settings).on_device
+    watch.warm_up(spec.protocol)
+    return watch
+
+
+def _serve_and_end(connection: Connection[Any, Any], spec: JobSpec, settings: Settings) -> None:
+    """A forked process's whole life: what its parent had to tidy up is not its own."""
+    status = 1
+    try:
+        serve(connection, spec, settings)
+        status = 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _waited(child: int) -> int:
+    """The wait status of a child that was told to end, as `subprocess` has it."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _finished(process: subprocess.Popen[bytes]) -> int:
+    try:
+        return process.wait(_PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def main() -> None:
+    """`python -m farm.control DESCRIPTOR`: the job comes over the socket first."""
+    connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
+    spec = JobSpec.model_validate_json(connection.recv())
+    allocator.apply(spec.recipe.allocator)
+    _serve_and_end(connection, spec, load())
+
+
+if __name__ == "__main__":
+    main()

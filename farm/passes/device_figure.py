@@ -1,0 +1,122 @@
+"""The device figure: alone, or beside a live control in short windows that take turns."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from farm.control import LiveControl, Turn
+from farm.measurement import Control
+from farm.spec import Protocol
+from farm.timing import Stopwatch, enough_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceFigure:
+    """What the windows gave."""
+
+    samples_ns: list[int]
+    #: Wall and processor time of the cell's windows.
+    wall_s: float
+    cpu_s: float
+    control: Control | None = None
+    #: Processor time of the control's process, from the first round to the last.
+    control_cpu_s: float = 0.0
+
+
+def alone(watch: Stopwatch, protocol: Protocol, at_look: Callable[[int], None]) -> DeviceFigure:
+    """One window until the protocol has enough; `at_look` is told the number of calls now and then."""
+    cpu_s = time.process_time()
+    timed = watch.measure(protocol, at_look)
+    return DeviceFigure(samples_ns=timed.samples_ns, wall_s=timed.wall_s, cpu_s=time.process_time() - cpu_s)
+
+
+def paired(
+    watch: Stopwatch, live: LiveControl, protocol: Protocol, seed: int, at_look: Callable[[int], None]
+) -> DeviceFigure:
+    """Rounds of two windows, in an order drawn for each, until the protocol has enough.
+
+    Args:
+        watch: times the cell.
+        live: the control, loaded and warm.
+        protocol: how long a window is, and how much is enough.
+        seed: of the order within the rounds.
+        at_look: told the number of the cell's calls so far after each round.
+
+    Raises:
+        OutOfMemory, FarmError: the control could not go on.
+    """
+    order, rounds = random.Random(seed), Rounds(watch, live, protocol.window_s)
+    while True:
+        rounds.round(cell_first=order.random() < 0.5)
+        at_look(len(rounds.samples_ns))
+        if rounds.enough(protocol):
+            return rounds.ended(seed)
+
+
+class Rounds:
+    """Rounds of two windows, the cell's and the control's."""
+
+    def __init__(self, watch: Stopwatch, live: LiveControl, window_s: float) -> None:
+        self._watch, self._live, self._window_s = watch, live, window_s
+        self._cells: list[list[int]] = []
+        self._controls: list[Turn] = []
+        self._cell_first: list[bool] = []
+        self._wall_s = self._cpu_s = self._waited_s = self._idle_s = 0.0
+        self._control_cpu_s = live.window().cpu_s
+
+    def round(self, cell_first: bool) -> None:
+        """One round."""
+        self._cell_first.append(cell_first)
+        for window in (self._cell, self._control) if cell_first else (self._control, self._cell):
+            window()
+
+    def _cell(self) -> None:
+        began, cpu_s = time.perf_counter(), time.process_time()
+        self._cells.append(self._watch.short_window(self._window_s))
+        self._wall_s += time.perf_counter() - began
+        self._cpu_s += time.process_time() - cpu_s
+
+    def _control(self) -> None:
+        """This process sleeps on its socket meanwhile."""
+        began, cpu_s = time.perf_counter(), time.process_time()
+        self._controls.append(self._live.window())
+        self._waited_s += time.perf_counter() - began
+        self._idle_s += time.process_time() - cpu_s
+
+    @property
+    def samples_ns(self) -> list[int]:
+        """The cell's calls so far."""
+        return [ns for window in self._cells for ns in window]
+
+    def enough(self, protocol: Protocol) -> bool:
+        """Whether the protocol has enough, by the cell's calls and the interval of the rounds' ratios."""
+        ratios = [
+            float(np.median(turn.samples_ns) / np.median(cell))
+            for cell, turn in zip(self._cells, self._controls, strict=True)
+        ]
+        samples = self.samples_ns
+        return enough_of(samples, sum(samples) / 1e9, protocol, ratios)
+
+    def ended(self, seed: int) -> DeviceFigure:
+        """All of them; the orders came from that seed."""
+        return DeviceFigure(
+            samples_ns=self.samples_ns,
+            wall_s=self._wall_s,
+            cpu_s=self._cpu_s,
+            control_cpu_s=self._controls[-1].cpu_s - self._control_cpu_s,
+            control=Control(
+                recipe=self._live.recipe,
+                device_ns=tuple(ns for turn in self._controls for ns in turn.samples_ns),
+                cell_calls=tuple(map(len, self._cells)),
+                control_calls=tuple(len(turn.samples_ns) for turn in self._controls),
+                cell_first=tuple(self._cell_first),
+                seed=seed,
+                cell_idle_share=self._idle_s / self._waited_s,
+                control_idle_share=sum(turn.idle_s for turn in self._controls) / self._wall_s,
+            ),
+        )
