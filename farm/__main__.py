@@ -1,11 +1,14 @@
-"""`python -m farm`: measure one job here and now, or list what can be measured."""
+"""`python -m farm`: measure one job here and now, list what can be measured, look at the host."""
 
 from __future__ import annotations
 
+import ctypes.util
 import json
 import logging
 import os
+import shutil
 import sys
+from dataclasses import asdict
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -13,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from farm import allocator, catalogue, datasets, models, plugins, recipe, statistics
+from farm import allocator, catalogue, datasets, doctor, models, neighbours, plugins, recipe, statistics
 from farm import weights as given_weights
 from farm.artifacts import ArtifactCache
 from farm.devices import nvml
@@ -180,6 +183,61 @@ def list_models() -> None:
         Console(stderr=True).print(f"warning: {models.clash(name)}", markup=False, highlight=False)
 
 
+@app.command("doctor")
+def examine_host(
+    should_measure: Annotated[
+        bool,
+        typer.Option("--measure/--no-measure", help="Also compute for about 20 s, to see neighbours disturb."),
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as one JSON object on the last line.")] = False,
+) -> None:
+    """Say what on this host makes numbers worse, what mends it, and how many workers to start.
+
+    Run it while nothing else runs here.
+
+    Examples:
+
+      python -m farm doctor
+
+      python -m farm doctor --no-measure --json | tail -1 | jq '.findings[] | select(.level == "warning")'
+    """
+    processors = tuple(sorted(os.sched_getaffinity(0)))
+    findings = doctor.examine(_host(processors))
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for finding in findings:
+        console.print(_told(finding))
+    told: dict[str, Any] = {"findings": [asdict(finding) for finding in findings]}
+    if should_measure:
+        is_busy = doctor.is_busy(findings)
+        if is_busy:
+            console.print("Others use this host now: what follows is about them, too.")
+        found = [neighbours.measure(processors, threads) for threads in neighbours.shares(len(processors))]
+        told |= {"neighbours": [asdict(one) for one in found], "workers": neighbours.advice(found, is_busy)}
+        for one in found:
+            console.print(str(one))
+        console.print(f"Workers to start here: {told['workers']}")
+    if as_json:
+        print(json.dumps(told))
+
+
+def _host(processors: tuple[int, ...]) -> doctor.Host:
+    """This host, with the tools that are installed on it."""
+    there = {name for name in doctor.COMPILERS if shutil.which(name)}
+    if ctypes.util.find_library(doctor.JEMALLOC):
+        there.add(doctor.JEMALLOC)
+    return doctor.Host(processors=processors, scratch=load().scratch, gpus=nvml.states(), tools=frozenset(there))
+
+
+def _told(finding: doctor.Finding) -> str:
+    """A finding on a line, and beneath it what it does and what mends it."""
+    lines = [
+        f"{finding.level:<8} {finding.check}: {finding.found}",
+        finding.effect,
+        finding.mend and f"→ {finding.mend}",
+    ]
+    return "\n         ".join(filter(None, lines))
+
+
 @cache.command("list")
 def cache_list() -> None:
     """List what was built: trained weights, reference answers, exported, quantized and compiled models.
@@ -266,6 +324,13 @@ def summarize(measured: Measurement) -> dict[str, Any]:
             else statistics.wilson(answers.top1_correct, answers.samples),
             "agreement_top1": answers.agreeing / answers.samples,
             "logits_relative_error": answers.logits_relative_error,
+        },
+        "energy": None
+        if measured.energy is None
+        else {
+            "per_sample_j": measured.energy.per_sample_j,
+            "mean_w": measured.energy.mean_w,
+            "scope": measured.energy.scope,
         },
         "page_faults_per_call": measured.usage.faults_per_call,
         "evidence": measured.evidence,

@@ -155,6 +155,82 @@ class Accuracy(Value):
     finite: bool
 
 
+class Spread(Value):
+    """What readings of one quantity came to."""
+
+    min: float
+    mean: float
+    max: float
+    count: int
+
+
+class Grown(Value):
+    """How much a counter grew between the first reading and the last, and how fast."""
+
+    total: float
+    #: Per second: on the whole, and between two readings.
+    rate: float
+    rate_min: float
+    rate_max: float
+
+
+class Telemetry(Value):
+    """What the supervisor read of host and device while the calls were timed; names carry their units.
+
+    Summaries of the readings that lie within the timed windows, by the names that `farm/devices/host.py` and
+    `farm/devices/nvml.py` give them.
+    """
+
+    #: How often was read; a reading takes in all sources.
+    every_s: float
+    readings: int
+    #: From the first reading to the last.
+    window_s: float
+    gauges: dict[str, Spread]
+    #: `cpu_s`: processor time of the measuring processes; `energy_j`, …
+    counters: dict[str, Grown]
+    #: In how many readings each of them was so: reasons for a GPU's lower clocks.
+    flags: dict[str, int] = Field(default_factory=dict)
+    #: What was so before the measuring process began.
+    facts: dict[str, float] = Field(default_factory=dict)
+    #: Why a quantity is not there, by its name.
+    missing: dict[str, str] = Field(default_factory=dict)
+
+
+class Energy(Value):
+    """What calls took between two readings of the device's own cumulative counter."""
+
+    joules: float
+    window_s: float
+    samples: int
+    #: What the counter counts: `package` (the host's processors, whoever used them) or `gpu`.
+    scope: str
+
+    @property
+    def per_sample_j(self) -> float:
+        """Joules per sample."""
+        return self.joules / self.samples
+
+    @property
+    def mean_w(self) -> float:
+        """Mean power in watts."""
+        return self.joules / self.window_s
+
+
+class Hardware(Value):
+    """What the device says of itself, in hertz: what limits are reckoned from. Each None where it does not say."""
+
+    #: Of a CPU's processors.
+    base_hz: float | None = None
+    highest_hz: float | None = None
+    #: What the kernel shows where it does not tell the two, as in a virtual machine: seldom the highest.
+    shown_hz: float | None = None
+    gpu_cores: int | None = None
+    #: Of the SMs: the highest there is, and what the application clock is set to.
+    sm_highest_hz: float | None = None
+    sm_set_hz: float | None = None
+
+
 class Measurement(Value):
     """One job, measured: what every figure is derived from."""
 
@@ -174,6 +250,12 @@ class Measurement(Value):
     usage: Usage
     #: None where the kernel does not tell.
     contention: Contention | None = None
+    #: None where nobody watched: by `python -m farm measure`, or where the protocol has none.
+    telemetry: Telemetry | None = None
+    #: None where it was measured before this was kept.
+    hardware: Hardware | None = None
+    #: None of the repeats after the first, and where the device does not count it.
+    energy: Energy | None = None
     #: None of the repeats after the first.
     memory: Memory | None = None
     #: Of the first repeat over the test part; of the others over the inputs that were timed.

@@ -16,8 +16,8 @@ import numpy as np
 from farm import allocator, building, control, datasets, devices, runtimes, scratch
 from farm.datasets import Split
 from farm.errors import CorruptArtifact, FarmError, OutOfMemory, Unsupported, memory_errors
-from farm.measurement import Environment, Measurement, Outcome
-from farm.passes import accuracy, latency
+from farm.measurement import Energy, Environment, Measurement, Outcome
+from farm.passes import accuracy, energy, latency
 from farm.passes.memory import MemoryWatch
 from farm.settings import Settings, load
 from farm.spec import JobSpec
@@ -185,6 +185,7 @@ def _measured(
     ready.end_to_end.once()
     taken = None if ready.memory is None else ready.memory.read()
     timed = latency.run(ready.on_device, ready.end_to_end, spec.protocol, live, seed=int(spec.key[:8], 16))
+    used, unmetered = _energy(ready.on_device, spec, ready.here)
     answers = accuracy.run(ready.session, *_asked(ready, spec), batch_size=spec.batch_size)
     evidence = _evidence(ready.session, ready.on_device.inputs[0])
     return Measurement(
@@ -199,6 +200,8 @@ def _measured(
         control=timed.control,
         usage=timed.usage,
         contention=timed.contention,
+        hardware=devices.hardware(ready.here.device_uuid),
+        energy=used,
         memory=taken,
         accuracy=answers,
         first_call_s=first_call_s,
@@ -211,7 +214,7 @@ def _measured(
         parameters=made.cost["parameters"],
         macs=made.cost["macs"],
         evidence={**_provenance(made, spec, ready.device), **evidence},
-        missing=_missing(ready, spec, timed),
+        missing=_missing(ready, spec, timed) | unmetered,
     )
 
 
@@ -273,6 +276,14 @@ def _compressed(facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _energy(watch: Stopwatch, spec: JobSpec, here: Environment) -> tuple[Energy | None, dict[str, str]]:
+    """The energy pass, and why there is none."""
+    try:
+        return energy.run(watch, spec, here), {}
+    except Unsupported as error:
+        return None, {"energy": str(error)}
+
+
 def _missing(ready: Prepared, spec: JobSpec, timed: latency.Latency) -> dict[str, str]:
     """Why metrics are empty that this job could not have."""
     test = ready.test
@@ -288,7 +299,7 @@ def _missing(ready: Prepared, spec: JobSpec, timed: latency.Latency) -> dict[str
     if spec.device_kind == "cpu":
         reasons["vram_usage"] = reasons["gpu_utilization"] = "measured on a CPU"
     else:
-        reasons["gpu_utilization"] = "not observed"
+        reasons["gpu_utilization"] = "only a worker watches it"
     return reasons
 
 

@@ -113,13 +113,20 @@ def paired_ratio(repeats: Sequence[Sequence[float]], seed: int = 0) -> tuple[flo
         return None
     logs = np.array([np.median(rounds) for rounds in used])
     if len(used) > 1:
-        middle = float(logs.mean())
-        half = float(special.stdtrit(len(logs) - 1, (1 + CONFIDENCE) / 2) * logs.std(ddof=1) / np.sqrt(len(logs)))
-        return float(np.exp(middle)), float(np.exp(middle - half)), float(np.exp(middle + half))
+        middle, low, high = np.exp(mean_interval(logs.tolist()))
+        return float(middle), float(low), float(high)
     draw = np.random.default_rng(seed)
     medians = np.median(draw.choice(used[0], size=(_RESAMPLES, len(used[0]))), axis=1)
     low, high = np.percentile(medians, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
     return float(np.exp(logs[0])), float(np.exp(low)), float(np.exp(high))
+
+
+def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """The mean and Student's interval of it; two values or more."""
+    array = np.asarray(values, dtype=np.float64)
+    quantile = special.stdtrit(len(array) - 1, (1 + confidence) / 2)
+    middle, half = float(array.mean()), float(quantile * array.std(ddof=1) / np.sqrt(len(array)))
+    return middle, middle - half, middle + half
 
 
 def welch(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from farm import catalogue, statistics
-from farm.measurement import Measurement
+from farm import catalogue, limits, statistics
+from farm.measurement import Grown, Measurement, Telemetry
 
 #: An interval so many times wider than its target makes a figure worthless.
 _BY_FAR = 5.0
@@ -30,6 +30,14 @@ _EXACT_SHARE = 0.1
 #: keeps all waiting, so it is not a share of them; on a large host every system's own noise adds up.
 _TAKEN_SUSPECT, _TAKEN_INVALID = 0.1, 0.3
 _NOISE_SUSPECT, _NOISE_INVALID = 0.01, 0.03
+#: Clocks under this share of the expected make a figure worthless.
+_CLOCK_SHARE = 0.75
+#: With all processors busy a CPU's clock is expected to be no less than its base, or this share of its highest.
+_ALL_BUSY_SHARE = 2 / 3
+#: Of an idle processor no clock can be expected: the measurement has to use so much of one.
+_BUSY = 0.5
+#: Reasons for a GPU's lower clocks that are no fault.
+_HARMLESS = ("idle", "application clock setting")
 
 
 class Level(StrEnum):
@@ -241,6 +249,79 @@ def busy_partner(measurement: Measurement) -> Iterator[Reason]:
             yield replace(found_so, lasting=True)
 
 
+def crowded_gpu(measurement: Measurement) -> Iterator[Reason]:
+    """Another process was on the measurement's GPU. Processes are counted: a container does not know their ids."""
+    if measurement.spec.device_kind == "cpu":
+        return
+    seen = measurement.telemetry
+    before = None if seen is None else seen.facts.get("gpu_processes")
+    during = None if seen is None else seen.gauges.get("gpu_processes")
+    if before is None or during is None or during.max < 1:
+        yield replace(_suspect("contaminated", "who else used the GPU could not be observed"), lasting=True)
+        return
+    ours = 1 if measurement.control is None else 2
+    if during.max > before + ours:
+        text = f"{during.max - before - ours:.0f} other processes came to the GPU while it was measured"
+        yield _invalid("contaminated", text)
+    elif before > 0:
+        yield _suspect("contaminated", f"{before:.0f} other processes were on the GPU already before ours")
+
+
+def throttled(measurement: Measurement) -> Iterator[Reason]:
+    """The device ran slower than it can: too hot, too little power, or held down."""
+    seen = measurement.telemetry
+    if seen is None:
+        return
+    held = {flag: count for flag, count in seen.flags.items() if flag not in _HARMLESS}
+    if held:
+        found = ", ".join(f"{flag} in {count} of {seen.readings} readings" for flag, count in held.items())
+        reason = _suspect("throttled", f"the GPU's clocks were held down: {found}")
+        # A model that draws more power than the GPU may have does so every time.
+        yield replace(reason, lasting=set(held) == {"software power cap"})
+    # Before and after the timed windows the device idles, and clocks are low.
+    clock = None if measurement.timed_from is None else _clock(measurement, seen)
+    if clock is not None and clock[0] < _CLOCK_SHARE * clock[1]:
+        text = f"the clock was {clock[0] / 1e9:.2f} GHz in the mean, {clock[1] / 1e9:.2f} GHz are expected"
+        if measurement.spec.device_kind == "cpu" or held or "clock_reasons" in seen.missing:
+            yield _invalid("throttled", text)
+        elif "application clock setting" not in seen.flags:
+            text += ", and the driver gives no reason: is it locked (nvidia-smi -rgc)?"
+            yield replace(_suspect("throttled", text), lasting=True)
+
+
+def _clock(measurement: Measurement, seen: Telemetry) -> tuple[float, float] | None:
+    """The device's mean clock and the expected one, in hertz; None where either is not known."""
+    known = measurement.hardware
+    found = seen.gauges.get("frequency_hz" if measurement.spec.device_kind == "cpu" else "gpu_sm_clock_hz")
+    if known is None or found is None:
+        return None
+    if measurement.spec.device_kind == "cpu":
+        expected = known.base_hz or (known.highest_hz and _ALL_BUSY_SHARE * known.highest_hz)
+        is_telling = _rate(seen.counters.get("cpu_s")) >= _BUSY
+    else:
+        expected = min(filter(None, (known.sm_set_hz, known.sm_highest_hz)), default=None)
+        is_telling = "idle" not in seen.flags
+    return (found.mean, expected) if expected and is_telling else None
+
+
+def _rate(counter: Grown | None) -> float:
+    return 0.0 if counter is None else counter.rate
+
+
+def impossibly_fast(measurement: Measurement) -> Iterator[Reason]:
+    """More multiply-accumulates a second than the device can do: it was not all computed, or not all timed."""
+    peak = limits.operations_per_s(measurement.spec.recipe, measurement.environment, measurement.hardware)
+    if peak is None or measurement.macs is None:
+        return
+    for name, samples in _figures(measurement):
+        if not samples:
+            continue
+        rate = 2 * measurement.macs * measurement.spec.batch_size / (float(np.median(samples)) / 1e9)
+        if rate > peak:
+            text = f"{rate / 1e12:.3g} Top/s ({name}), the device can do {peak / 1e12:.3g} at the very most"
+            yield _invalid("implausible", text)
+
+
 def implausible(measurement: Measurement) -> Iterator[Reason]:
     """Outputs that cannot be, or that are better than they should."""
     answers = measurement.accuracy
@@ -291,6 +372,9 @@ RULES: tuple[Callable[[Measurement], Iterator[Reason]], ...] = (
     unsettled_heap,
     contaminated,
     busy_partner,
+    crowded_gpu,
+    throttled,
+    impossibly_fast,
     implausible,
     accuracy_lost,
 )

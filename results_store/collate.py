@@ -84,6 +84,10 @@ class Figures:
     vram_process_bytes: float | None
     #: Processor time ÷ (wall time × threads).
     cpu_utilization: float | None
+    #: Share of the time in which the GPU computed anything, as its driver told the supervisor.
+    gpu_utilization: float | None
+    energy_per_sample_j: float | None
+    power_mean_w: float | None
     page_faults_per_call: float
     first_call_s: float
     warmup_s: float
@@ -106,7 +110,7 @@ class Figures:
     environment: Environment
     #: When the last repeat was started, seconds since the epoch.
     measured_at: float
-    #: Why a metric is empty, by its name.
+    #: Why a metric is empty in every repeat, by its name.
     missing: dict[str, str]
 
 
@@ -288,6 +292,9 @@ def _figures(results: list[JobResult], trusted: list[Measurement]) -> Figures:
         vram_allocator_bytes=_median(memory.vram_allocator_bytes for memory in memories),
         vram_process_bytes=_median(memory.vram_process_bytes for memory in memories),
         cpu_utilization=_median(map(_cpu_utilization, found)),
+        gpu_utilization=_median(map(_gpu_utilization, found)),
+        energy_per_sample_j=_median(m.energy.per_sample_j for m in found if m.energy),
+        power_mean_w=_median(m.energy.mean_w for m in found if m.energy),
         page_faults_per_call=median(m.usage.faults_per_call for m in found),
         first_call_s=median(m.first_call_s for m in found),
         warmup_s=median(m.warmup_s for m in found),
@@ -305,7 +312,7 @@ def _figures(results: list[JobResult], trusted: list[Measurement]) -> Figures:
         evidence=latest.evidence,
         environment=latest.environment,
         measured_at=latest.started_at,
-        missing={name: why for m in found for name, why in m.missing.items()} | _few_answers(fullest),
+        missing=_missing(found) | _few_answers(fullest),
     )
 
 
@@ -345,6 +352,17 @@ def _throughput(measurement: Measurement) -> float | None:
 def _cpu_utilization(measurement: Measurement) -> float | None:
     usage, threads = measurement.usage, measurement.environment.threads
     return usage.cpu_s / (usage.wall_s * threads) if usage.wall_s else None
+
+
+def _gpu_utilization(measurement: Measurement) -> float | None:
+    seen = measurement.telemetry and measurement.telemetry.gauges.get("gpu_utilization")
+    return seen.mean if seen else None
+
+
+def _missing(found: list[Measurement]) -> dict[str, str]:
+    """Why a metric is empty: where no repeat has it, what the first of them says."""
+    first, *others = sorted(found, key=lambda m: m.spec.repeat)
+    return {name: why for name, why in first.missing.items() if all(name in m.missing for m in others)}
 
 
 def _share(found: list[Measurement], count: Callable[[Measurement], int | None]) -> Share | None:

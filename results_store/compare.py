@@ -81,8 +81,13 @@ def differ(a: Sequence[float], b: Sequence[float], *, comparisons: int = 1, bias
 
 
 def deviation(pairs: Iterable[Sequence[float]]) -> float:
-    """The bias of A/A pairs: how far the mean log-ratio of any of them is from 0, at most; 0 without any."""
-    return max((abs(float(np.mean(logs))) for logs in pairs), default=0.0)
+    """The bias that A/A pairs showed: the largest mean log-ratio of those whose interval excludes 0; else 0.
+
+    What the others deviate by is chance, and the interval of a difference has that already.
+    """
+    cells = [logs for logs in pairs if len(logs) >= MIN_REPEATS]
+    means = (statistics.mean_interval(logs, each_confidence(len(cells))) for logs in cells)
+    return max((abs(mean) for mean, low, high in means if low > 0 or high < 0), default=0.0)
 
 
 def each_confidence(comparisons: int) -> float:

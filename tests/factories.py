@@ -9,11 +9,14 @@ from farm.measurement import (
     Accuracy,
     Contention,
     Control,
+    Energy,
     Environment,
     Measurement,
     Memory,
     Outcome,
     Samples,
+    Spread,
+    Telemetry,
     Usage,
 )
 from farm.spec import Cell, JobSpec, Matrix, Protocol
@@ -139,6 +142,21 @@ def control(speedups: Sequence[float] = (2.0,) * 20, drift: float = 0.0, **field
 def contention(others_s: float = 0.04, steal_s: float = 0.0) -> Contention:
     """4 s on two processors, of which others had so many seconds."""
     return Contention(wall_s=4.0, processors=2, others_s=others_s, steal_s=steal_s)
+
+
+def energy(**fields: Any) -> Energy:
+    """400 J in 2 s for 800 samples."""
+    return Energy.model_validate({"joules": 400, "window_s": 2, "samples": 800, "scope": "package", **fields})
+
+
+def telemetry(
+    flags: dict[str, int] | None = None, before: dict[str, float] | None = None, **gauges: float
+) -> Telemetry:
+    """Eight readings in 4 s, in which these gauges stood still."""
+    spreads = {name: Spread(min=value, mean=value, max=value, count=8) for name, value in gauges.items()}
+    return Telemetry(
+        every_s=0.5, readings=8, window_s=4, gauges=spreads, counters={}, flags=flags or {}, facts=before or {}
+    )
 
 
 def accuracy(**fields: Any) -> Accuracy:

@@ -26,8 +26,9 @@ from farm.measurement import Environment, Measurement, Outcome
 from farm.settings import Settings
 from farm.spec import JobSpec
 from results_store.store import Claim, Ending, Lease, Store, WorkerInfo
-from workers import locks, processes, watching
+from workers import locks, processes, telemetry, watching
 from workers.locks import Held
+from workers.telemetry import Recorder
 from workers.watching import Ended, Stopped, Watched
 
 log = logging.getLogger(__name__)
@@ -156,9 +157,12 @@ class Supervisor:
 
     def _phase(self, claim: Claim, held: Held, phase: str, deadline_s: float, build_spent_s: float) -> PhaseEnd:
         try:
-            with scratch.folder(self._settings) as temporary:
+            with scratch.folder(self._settings) as temporary, _recorder(claim.spec, held, phase) as recorder:
                 watched = self._watched(claim, held, phase, deadline_s, build_spent_s, temporary)
-                return classify(self._run_child(watched), phase, deadline_s)
+                if recorder is not None:
+                    watched = replace(watched, observe=recorder.look, observe_s=recorder.every_s)
+                ended = classify(self._run_child(watched), phase, deadline_s)
+                return ended if recorder is None else _with_telemetry(ended, recorder)
         except OSError as error:
             return PhaseEnd(outcome=Outcome.ERROR, reason=f"the {phase} process could not be started: {error}")
 
@@ -204,6 +208,22 @@ class Supervisor:
         )
         recorded = _until_reachable(lambda: self._store.finish(claim, ending))
         return describe(ending) if recorded else "stale"
+
+
+@contextlib.contextmanager
+def _recorder(spec: JobSpec, held: Held, phase: str) -> Iterator[Recorder | None]:
+    """Who watches a measuring child; None where there is nothing to watch or the protocol does not want it."""
+    every_s = spec.protocol.telemetry_s
+    if phase != "measure" or every_s is None:
+        yield None
+        return
+    with telemetry.recorder(every_s, held.processors[: spec.threads], held.gpu_uuid) as recorder:
+        yield recorder
+
+
+def _with_telemetry(ended: PhaseEnd, recorder: Recorder) -> PhaseEnd:
+    measured = ended.measurement
+    return ended if measured is None else replace(ended, measurement=recorder.attach(measured))
 
 
 def child_environment(

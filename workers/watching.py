@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import selectors
 import signal
@@ -66,6 +67,9 @@ class Watched:
     #: Called every `tick_s`; its answer ends the child.
     tick: Callable[[], Stopped | None]
     tick_s: float
+    #: Called with the child's process id every `observe_s`; None is never. It raises nothing and is quick.
+    observe: Callable[[int], None] | None = None
+    observe_s: float = 1.0
 
 
 def run(watched: Watched, oom_kills: Callable[[], int] = processes.kernel_oom_kills) -> Ended:
@@ -174,11 +178,12 @@ def _watch(child: _Child, watched: Watched) -> Stopped | None:
     """Waits until the child ends or has to be ended; says which."""
     deadline = time.monotonic() + watched.deadline_s
     next_tick = time.monotonic() + watched.tick_s
+    next_look = math.inf if watched.observe is None else time.monotonic() + watched.observe_s
     with selectors.DefaultSelector() as selector:
         for source in (*child.sources, child.pidfd):
             selector.register(source, selectors.EVENT_READ)
         while True:
-            ready = selector.select(max(0.0, min(deadline, next_tick) - time.monotonic()))
+            ready = selector.select(max(0.0, min(deadline, next_tick, next_look) - time.monotonic()))
             if _take(child, selector, [key.fd for key, _ in ready]):
                 deadline = min(deadline, time.monotonic() + GRACE_S)
             if len(child.result) > MAX_RESULT_BYTES:
@@ -188,6 +193,9 @@ def _watch(child: _Child, watched: Watched) -> Stopped | None:
                 return Stopped.TOO_LARGE if len(child.result) > MAX_RESULT_BYTES else None
             if time.monotonic() >= deadline:
                 return Stopped.TIMEOUT
+            if watched.observe is not None and time.monotonic() >= next_look:
+                watched.observe(child.process.pid)
+                next_look = time.monotonic() + watched.observe_s
             if time.monotonic() >= next_tick:
                 stopped = watched.tick()
                 if stopped is not None:

@@ -1,12 +1,17 @@
 """Devices, one file each: how to wait for one, what memory it took, and how to set it up.
 
-A device is a module-level function `open_device(threads) -> Device` in `farm/devices/<kind>.py`.
+A device is a module-level function `open_device(threads) -> Device` in `farm/devices/<kind>.py`. The other files
+here tell what can be read of it while something else is measured, without torch.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Protocol
+
+from farm.devices import host, nvml
+from farm.measurement import Hardware
 
 
 class Device(Protocol):
@@ -29,3 +34,8 @@ def open_device(kind: str, threads: int) -> Device:
     """The device of this kind, set up for measuring in this process."""
     device: Device = importlib.import_module(f"farm.devices.{kind}").open_device(threads)
     return device
+
+
+def hardware(gpu_uuid: str | None) -> Hardware:
+    """What limits are reckoned from: of that GPU or, without one, of the processors this process may use."""
+    return host.hardware(sorted(os.sched_getaffinity(0))) if gpu_uuid is None else nvml.hardware(gpu_uuid)

@@ -466,3 +466,21 @@ else:
 def test_what_is_damaged_again_and_again_ends_as_an_error(farm: Farm) -> None:
     script = 'report(outcome="error", reason="Artifact is corrupt", rebuild=True)'
     assert farm.supervisor(script).handle(farm.submit()) == "failed: error: Artifact is corrupt"
+
+
+def test_the_supervisor_watches_host_and_child_while_it_measures(farm: Farm) -> None:
+    script = "held = b'x' * (64 << 20); time.sleep(0.6); ok()"
+    assert farm.serve(script, telemetry_s=0.05) == "ok"
+    measured = farm.result().measurement
+    assert measured is not None
+    assert measured.telemetry is not None
+    assert measured.telemetry.readings >= 3
+    assert measured.telemetry.gauges["rss_bytes"].max > 64 << 20
+    assert measured.telemetry.counters["cpu_s"].total >= 0
+
+
+def test_a_protocol_without_telemetry_is_not_watched(farm: Farm) -> None:
+    assert farm.serve("time.sleep(0.2); ok()", telemetry_s=None) == "ok"
+    measured = farm.result().measurement
+    assert measured is not None
+    assert measured.telemetry is None

@@ -93,6 +93,27 @@ def test_latency_and_throughput_are_medians_over_repeats(store: Store, tmp_path:
     assert (row["repeats_wanted"], row["repeats_measured"], row["attempts"]) == ("3", "3", "3")
 
 
+def test_energy_and_a_gpus_utilization_have_columns(store: Store, tmp_path: Path) -> None:
+    run = factories.submitted(store)
+    measure(store, energy=factories.energy(), telemetry=factories.telemetry(gpu_utilization=0.97))
+    [row] = table(store, run, tmp_path)
+    assert (row["gpu_utilization_pct"], row["energy_per_sample_j"], row["power_mean_w"]) == ("97", "0.5", "200")
+
+
+def test_what_only_the_first_repeat_tells_is_not_missing_where_it_told(store: Store, tmp_path: Path) -> None:
+    run = factories.submitted(store, repeats=2)
+    later = {"energy": "told by a cell's first repeat"}
+    measure(store, energy=factories.energy(), missing={"vram_usage": "measured on a CPU"})
+    measure(store, missing={"vram_usage": "measured on a CPU", **later})
+    [row] = table(store, run, tmp_path)
+    assert row["missing"] == "vram_usage: measured on a CPU"
+    run = factories.submitted(store, repeats=2, batch_sizes=(2,))
+    measure(store, missing={"energy": "no RAPL", "contention": "told by the second one only"})
+    measure(store, missing=later)
+    [row] = table(store, run, tmp_path)
+    assert row["missing"] == "energy: no RAPL"
+
+
 def test_every_cell_has_a_row_whatever_became_of_it(store: Store, tmp_path: Path) -> None:
     run = factories.submitted(store, batch_sizes=(1, 2, 3, 4, 5, 6))
     order = [store.claim("cpu@alpha") for _ in range(5)]

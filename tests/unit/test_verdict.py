@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from farm.measurement import Measurement, Samples, Usage
+from farm.measurement import Control, Grown, Hardware, Measurement, Samples, Usage
 from farm.verdict import RULES, Level, Reason, Verdict, judge, mendable, worst
 from tests import factories
 
@@ -41,6 +41,49 @@ def compressed(**fields: int) -> dict[str, Any]:
     """The evidence of a compression that left 3 of 7 million parameters."""
     given = {"parameters": 3_000_000, "parameters_before": 7_000_000, "removed_channels": 300}
     return {"evidence": {"compression": {**given, **fields}}}
+
+
+def on_gpu(
+    flags: dict[str, int] | None = None, before: float = 0, clock_hz: float = 1.9e9, **fields: Any
+) -> dict[str, Any]:
+    """A measurement on a GPU of 1.98 GHz that nobody else used."""
+    gauges = {"gpu_processes": before + 1, "gpu_sm_clock_hz": clock_hz}
+    given = {
+        "spec": factories.spec(device="cuda"),
+        "environment": factories.environment(device_kind="cuda", device_uuid="GPU-1"),
+        "hardware": Hardware(gpu_cores=16896, sm_highest_hz=1.98e9),
+        "timed_from": 1001.0,
+        "telemetry": factories.telemetry(flags, {"gpu_processes": before}, **gauges),
+    }
+    return {**given, **fields}
+
+
+def at_clock(hertz: float, used: float = 1.9, **hardware: float) -> dict[str, Any]:
+    """A CPU that ran at this clock, with so many processors busy."""
+    seen = factories.telemetry(frequency_hz=hertz)
+    rate = Grown(total=4 * used, rate=used, rate_min=used, rate_max=used)
+    telemetry = seen.model_copy(update={"counters": {"cpu_s": rate}})
+    return {"telemetry": telemetry, "hardware": Hardware(**hardware), "timed_from": 1001.0}
+
+
+def counting(processes: float, before: float = 0) -> dict[str, Any]:
+    """A GPU measurement during which the driver showed so many processes."""
+    return {"telemetry": factories.telemetry(None, {"gpu_processes": before}, gpu_processes=processes)}
+
+
+CONTROL = Control(
+    recipe="baseline",
+    device_ns=(10_000_000,) * 200,
+    cell_calls=(100, 100),
+    control_calls=(100, 100),
+    cell_first=(True, False),
+    seed=1,
+    cell_idle_share=0.0,
+    control_idle_share=0.0,
+)
+
+#: DenseNet-121 at 64 × 64.
+MACS = 231_286_784
 
 
 TRIPS: dict[str, tuple[dict[str, Any], str, Level]] = {
@@ -123,6 +166,25 @@ TRIPS: dict[str, tuple[dict[str, Any], str, Level]] = {
         "implausible",
         Level.SUSPECT,
     ),
+    "a CPU far under its base clock": (at_clock(1.4e9, base_hz=2.0e9), "throttled", Level.INVALID),
+    "a CPU far under its highest clock": (at_clock(1.9e9, highest_hz=4.0e9), "throttled", Level.INVALID),
+    "a GPU short of power": (on_gpu({"software power cap": 3}), "throttled", Level.SUSPECT),
+    "a GPU that slows itself": (on_gpu({"idle": 1, "hardware slowdown": 1}), "throttled", Level.SUSPECT),
+    "a GPU at a low clock without a reason": (on_gpu(clock_hz=1.2e9), "throttled", Level.SUSPECT),
+    "another process came to the GPU": (on_gpu(**counting(2)), "contaminated", Level.INVALID),
+    "another process was on the GPU": (on_gpu(before=1), "contaminated", Level.SUSPECT),
+    "a driver that shows no processes": (on_gpu(**counting(0)), "contaminated", Level.SUSPECT),
+    "a GPU that nobody watched": (on_gpu(telemetry=None), "contaminated", Level.SUSPECT),
+    "faster than a CPU can": (
+        {"macs": MACS, "samples": factories.samples(0.02, 0.5), "hardware": Hardware(highest_hz=3e9)},
+        "implausible",
+        Level.INVALID,
+    ),
+    "faster than a GPU can": (
+        on_gpu(macs=MACS, samples=factories.samples(0.0005, 0.5)),
+        "implausible",
+        Level.INVALID,
+    ),
     "NaN": ({"accuracy": factories.accuracy(finite=False)}, "implausible", Level.INVALID),
 }
 
@@ -144,6 +206,22 @@ PASSES: dict[str, dict[str, Any]] = {
     "a host that drifts under cell and control alike": factories.control(drift=0.08),
     "a short hiccup": {"samples": with_one_call_of(80.0)},
     "small spread": {"samples": noisy(0.05)},
+    "a CPU at its base clock": at_clock(2.0e9, base_hz=2.0e9, highest_hz=4.0e9),
+    "all processors busy, so not the highest clock": at_clock(2.1e9, highest_hz=4.0e9),
+    "a CPU that idled": at_clock(0.8e9, used=0.2, base_hz=2.0e9),
+    "a virtual machine that shows one frequency": at_clock(2.6e9, shown_hz=2.6e9),
+    "clocks from before it was timed": {**at_clock(0.8e9, base_hz=2.0e9), "timed_from": None},
+    "a quiet GPU": on_gpu(),
+    "a GPU at the clock it was set to": on_gpu({"application clock setting": 8}, clock_hz=1.2e9),
+    "a GPU set to a lower clock": on_gpu(
+        clock_hz=1.2e9, hardware=Hardware(gpu_cores=16896, sm_highest_hz=1.98e9, sm_set_hz=1.3e9)
+    ),
+    "a GPU that waits for its host": on_gpu({"idle": 2}, clock_hz=0.6e9),
+    "a GPU with the live control beside": on_gpu(**counting(2), control=CONTROL),
+    "fast": {"macs": MACS, "samples": factories.samples(1.5, 1.6), "hardware": Hardware(highest_hz=3e9)},
+    "fast, on a GPU of which nothing is known": on_gpu(
+        macs=MACS, samples=factories.samples(0.0005, 0.5), hardware=Hardware()
+    ),
     "small drift": {"samples": stepped(0.03)},
     "pruned": compressed(),
     "a student": compressed(parameters_allowed=3_000_000),
@@ -180,6 +258,30 @@ def test_a_fault_is_found_and_named(case: str) -> None:
 def test_a_clean_measurement_is_valid(case: str) -> None:
     verdict = judge(factories.measurement(**PASSES[case]))
     assert (verdict.level, verdict.reasons) == (Level.VALID, ())
+
+
+def test_a_gpu_that_is_held_far_down_is_invalid_and_says_by_what() -> None:
+    verdict = judge(factories.measurement(**on_gpu({"software thermal slowdown": 5}, clock_hz=1.2e9)))
+    assert verdict.level is Level.INVALID
+    assert [str(reason) for reason in verdict.reasons] == [
+        "throttled: the GPU's clocks were held down: software thermal slowdown in 5 of 8 readings",
+        "throttled: the clock was 1.20 GHz in the mean, 1.98 GHz are expected",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("case", "lasting"),
+    [
+        ("a GPU that nobody watched", True),
+        ("a GPU at a low clock without a reason", True),
+        ("a GPU short of power", True),
+        ("a GPU that slows itself", False),
+        ("another process came to the GPU", False),
+    ],
+)
+def test_what_would_be_found_again_is_known_as_lasting(case: str, lasting: bool) -> None:
+    [reason] = judge(factories.measurement(**TRIPS[case][0])).reasons
+    assert reason.lasting is lasting
 
 
 def test_every_rule_is_tripped_by_some_case() -> None:
