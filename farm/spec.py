@@ -10,6 +10,7 @@ import itertools
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
@@ -26,10 +27,15 @@ from pydantic import (
 
 from farm import catalogue, datasets, models, statistics, weights
 from farm.errors import BadInput, unknown
-from farm.recipe import Recipe
+from farm.recipe import BASELINE, Recipe
 
 MAX_BATCH_SIZE = 65_536
 MAX_JOBS = 1_000_000
+
+#: A device with fewer jobs than this has no repeated control: that would cost about as much as it watches over.
+LEAST_JOBS_WATCHED = 5
+#: Name of the protocol of a repeated control, so that its results are never taken for a cell's.
+CONTROL = "control"
 
 #: A GPU by its own name (`cuda.h200`), any GPU (`cuda`), or a CPU.
 _DEVICE = re.compile(r"cpu|cuda(\.[a-z0-9][a-z0-9-]*)?")
@@ -383,8 +389,48 @@ class Matrix(Value):
         for repeat in range(self.repeats):
             cells = self.cells()
             order.shuffle(cells)
-            jobs += [JobSpec(repeat=repeat, **{n: getattr(c, n) for n in Cell.model_fields}) for c in cells]
+            jobs += [_repeat_of(cell, repeat) for cell in cells]
         return jobs
+
+    def controls(self) -> list[Cell]:
+        """The cells, one of each device, that a run measures again and again to see the host drift.
+
+        The baseline of the first model and batch size. None where a control lives beside each cell, where the
+        protocol wants none, or where a device has few jobs.
+        """
+        if self.protocol.paired or self.protocol.control_every is None:
+            return []
+        first = {"models": self.models[:1], "batch_sizes": self.batch_sizes[:1]}
+        protocol = self.protocol.model_copy(update={"name": CONTROL, "remeasure": 0})
+        baseline = {"optimizations": (catalogue.parse_recipe(BASELINE),), "protocol": protocol}
+        jobs_of = Counter(cell.device for cell in self.cells())
+        cells = self.model_copy(update=first | baseline).cells()
+        return [cell for cell in cells if jobs_of[cell.device] * self.repeats >= LEAST_JOBS_WATCHED]
+
+    def plan(self) -> list[JobSpec]:
+        """Every job in the order of measuring, and between them the repeats of the controls.
+
+        A control comes before its device's first job, after every `control_every` of them, and after the last.
+        """
+        jobs = self.jobs()
+        for control in self.controls():
+            jobs = _watched(jobs, control, self.protocol.control_every or len(jobs))
+        return jobs
+
+
+def _repeat_of(cell: Cell, repeat: int) -> JobSpec:
+    return JobSpec(repeat=repeat, **{name: getattr(cell, name) for name in Cell.model_fields})
+
+
+def _watched(jobs: list[JobSpec], control: Cell, every: int) -> list[JobSpec]:
+    """The jobs with repeats of a control among those of its device."""
+    ours = [n for n, job in enumerate(jobs) if job.device == control.device]
+    before = {ours[n]: n // every for n in range(0, len(ours), every)}
+    made: list[JobSpec] = []
+    for n, job in enumerate(jobs):
+        made += [_repeat_of(control, before[n])] if n in before else []
+        made += [job, _repeat_of(control, len(before))] if n == ours[-1] else [job]
+    return made
 
 
 def job(

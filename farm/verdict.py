@@ -49,6 +49,8 @@ class Level(StrEnum):
 
 
 _SEVERITY = list(Level)
+#: What others or the host did to a measurement, so that the next one may be spared it.
+_MENDABLE = frozenset({"contaminated", "throttled", "unstable"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +80,22 @@ class Verdict:
         """The worst of the reasons; valid without any."""
         return max((reason.level for reason in self.reasons), key=_SEVERITY.index, default=Level.VALID)
 
+    @property
+    def severity(self) -> int:
+        """The level as a number to sort by: 0 is valid."""
+        return _SEVERITY.index(self.level)
+
 
 def judge(measurement: Measurement) -> Verdict:
     """The verdict over one measurement, computed from what was stored."""
     return Verdict(reasons=tuple(reason for rule in RULES for reason in rule(measurement)))
+
+
+def mendable(verdict: Verdict) -> bool:
+    """Whether measuring again may help: others or the host spoilt it, and it is not worthless anyway."""
+    mends = [reason.code in _MENDABLE and not reason.lasting for reason in verdict.reasons]
+    levels = [reason.level for reason in verdict.reasons]
+    return any(mends) and all(mends[n] for n, level in enumerate(levels) if level is Level.INVALID)
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
@@ -213,7 +227,7 @@ def contaminated(measurement: Measurement) -> Iterator[Reason]:
         why = measurement.missing.get(
             "contention", "was not recorded when this was measured; --again measures anew"
         )
-        yield _suspect("contaminated", f"who else used the processors {why}")
+        yield replace(_suspect("contaminated", f"who else used the processors {why}"), lasting=True)
     elif found.taken > max(_TAKEN_SUSPECT, _NOISE_SUSPECT * found.processors):
         text = f"others had {found.taken:.2f} of the measurement's {found.processors} processors"
         if found.steal_s > found.others_s:
@@ -230,7 +244,9 @@ def busy_partner(measurement: Measurement) -> Iterator[Reason]:
     for who, share in (("cell", found.cell_idle_share), ("control", found.control_idle_share)):
         if share > _TAKEN_SUSPECT:
             text = f"the idle {who} used {share:.2f} of a processor while its partner was timed"
-            yield _invalid("contaminated", text) if share > _TAKEN_INVALID else _suspect("contaminated", text)
+            found_so = _invalid("contaminated", text) if share > _TAKEN_INVALID else _suspect("contaminated", text)
+            # a runtime whose threads spin does so every time
+            yield replace(found_so, lasting=True)
 
 
 def crowded_gpu(measurement: Measurement) -> Iterator[Reason]:

@@ -182,7 +182,8 @@ def _brought_back(desk: Desk, run_id: str) -> RunInfo:
 def _announce(desk: Desk, submission: Submission, run: RunInfo) -> None:
     cells = len(run.matrix.cells())
     if submission.created:
-        desk.say(f"Run {run.run_id}: {cells} cells, {run.jobs} jobs.")
+        jobs = progress.with_controls(f"{run.jobs} jobs", run.controls)
+        desk.say(f"Run {run.run_id}: {cells} cells, {jobs}.")
         if submission.done_already:
             desk.say(f"{submission.done_already} of them were measured before and need no new attempt.")
     else:

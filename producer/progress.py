@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from rich.console import Console, Group
@@ -90,7 +90,7 @@ class PlainView:
         if self._is_away:
             self._print("The database answers again.")
         self._is_away = False
-        ended = jobs_ended(progress)
+        ended = jobs_ended(progress) + _closed(progress.control_states)
         step = max(1, progress.jobs // _MOST_LINES)
         begins = bool(progress.running) and not self._has_begun
         silent = bool(progress.running) and progress.now - self._spoke_at >= _SILENT_S
@@ -147,7 +147,8 @@ def drawn(progress: Progress) -> Group:
 def summary(progress: Progress) -> str:
     """One line: cells and jobs done, what runs, what failed, time left."""
     parts = [
-        f"[{jobs_ended(progress)}/{progress.jobs} jobs] {progress.cells_done}/{progress.cells} cells",
+        f"[{jobs_ended(progress)}/{progress.jobs} jobs{_controls(progress)}] "
+        f"{progress.cells_done}/{progress.cells} cells",
         *(f"{count} {name}" for name, count in _counts(progress)),
     ]
     for label, worker, since in progress.running[:2]:
@@ -158,8 +159,8 @@ def summary(progress: Progress) -> str:
 
 
 def jobs_ended(progress: Progress) -> int:
-    """Jobs with nothing left to do."""
-    return sum(count for state, count in progress.states.items() if not state.is_open)
+    """Jobs of the matrix with nothing left to do."""
+    return _closed(progress.states)
 
 
 def ends(progress: Progress) -> dict[Outcome, int]:
@@ -174,7 +175,7 @@ def time_left_s(progress: Progress) -> float | None:
         return None
     at_once = max(1, len(progress.running))
     spent = sum(min(progress.now - since, progress.seconds_per_job) for _, _, since in progress.running)
-    open_jobs = progress.jobs - jobs_ended(progress)
+    open_jobs = progress.jobs - jobs_ended(progress) + progress.controls - _closed(progress.control_states)
     return max(0.0, open_jobs * progress.seconds_per_job - spent) / at_once
 
 
@@ -194,10 +195,26 @@ def one_line(text: str, most: int = 300) -> str:
     return joined if len(joined) <= most else f"{joined[: most - 1]}…"
 
 
+def with_controls(jobs: str, controls: int) -> str:
+    """A number of jobs, and apart from it that of the controls between them, where there are any."""
+    return f"{jobs} + {controls} control{'' if controls == 1 else 's'}" if controls else jobs
+
+
+def _controls(progress: Progress) -> str:
+    if not progress.controls:
+        return ""
+    return f" + {_closed(progress.control_states)}/{progress.controls} controls"
+
+
+def _closed(states: Mapping[State, int]) -> int:
+    return sum(count for state, count in states.items() if not state.is_open)
+
+
 def _counts(progress: Progress) -> list[tuple[str, int]]:
     outcomes = [(outcome.value, count) for outcome, count in ends(progress).items()]
     waiting = progress.states.get(State.QUEUED, 0)
-    return [*outcomes, *([("waiting", waiting)] if waiting else [])]
+    more = {"waiting": waiting, "measured again": progress.remeasured}
+    return [*outcomes, *((name, count) for name, count in more.items() if count)]
 
 
 def _left(progress: Progress) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich.table import Table
 from rich.text import Text
 
-from results_store.collate import Row
+from results_store.collate import Figures, Row
 
 _MIB = 1 << 20
 _STYLES = {"VALID": "green", "SUSPECT": "yellow", "INVALID": "red"}
@@ -17,7 +17,7 @@ def table(rows: Iterable[Row]) -> Table:
     """One line per cell and environment, in the order of the matrix."""
     found = Table(box=None, pad_edge=False)
     found.add_column("variant", no_wrap=True)
-    for name in ("batch size", "device", "latency ms", "samples/s", "top-1 %", "size MiB"):
+    for name in ("batch size", "device", "latency ms", "95 %", "speed-up", "samples/s", "top-1 %", "size MiB"):
         found.add_column(name, justify="left" if name == "device" else "right")
     found.add_column("verdict")
     for row in rows:
@@ -40,10 +40,12 @@ def _figures(row: Row) -> list[Text]:
     figures = row.figures
     values = [row.cell.variant, str(row.cell.batch_size), row.cell.device]
     if figures is None:
-        values += ["", "", "", ""]
+        values += [""] * 6
     else:
         values += [
             _number(figures.device.p50, 1e3, 3),
+            _interval(figures.device.p50_low, figures.device.p50_high, 1e3, 3),
+            _speedup(figures),
             _number(figures.throughput, 1, 1),
             _number(None if figures.top1 is None else figures.top1.value, 100, 2),
             _number(figures.model_size_bytes, 1 / _MIB, 2),
@@ -57,6 +59,17 @@ def _outcome(row: Row) -> Text:
         return Text(row.outcome)
     level = str(row.verdict.level)
     return Text(level, style=_STYLES.get(level, ""))
+
+
+def _speedup(figures: Figures) -> str:
+    """The ratio to the live control with its interval; without one that of two rows, and says so."""
+    if figures.speedup is not None:
+        return f"{figures.speedup.value:.2f} ({_interval(figures.speedup.low, figures.speedup.high, 1, 2)})"
+    return "" if figures.speedup_unpaired is None else f"{figures.speedup_unpaired:.2f} unpaired"
+
+
+def _interval(low: float | None, high: float | None, scale: float, digits: int) -> str:
+    return "" if low is None or high is None else f"{_number(low, scale, digits)}–{_number(high, scale, digits)}"
 
 
 def _number(value: float | None, scale: float, digits: int) -> str:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from farm.measurement import Outcome
 from farm.spec import Matrix
-from producer.progress import duration, ends
+from producer.progress import duration, ends, with_controls
 from producer.submit import seconds_of_job
 from results_store.values import Progress, RunInfo, State, WorkerInfo
 
@@ -33,15 +33,17 @@ def cells(matrix: Matrix) -> Table:
 
 def estimate(matrix: Matrix) -> str:
     """How much a matrix is, and about how long it takes."""
-    jobs_of = Counter(cell.device for cell in matrix.cells())
-    jobs = sum(jobs_of.values()) * matrix.repeats
-    least, most = (seconds * max(jobs_of.values()) * matrix.repeats for seconds in seconds_of_job(matrix.protocol))
+    planned = matrix.plan()
+    cells, jobs = len(matrix.cells()), len(matrix.jobs())
+    longest = max(Counter(job.device for job in planned).values())
+    least, most = (seconds * longest for seconds in seconds_of_job(matrix.protocol))
     weights = "" if matrix.weights is None else f"weights {matrix.weights}; "
     repeats = "1 repeat" if matrix.repeats == 1 else f"{matrix.repeats} repeats"
     return (
-        f"{sum(jobs_of.values()):,} cells × {repeats} = {jobs:,} jobs, "
+        f"{cells:,} cells × {repeats} = {with_controls(f'{jobs:,} jobs', len(planned) - jobs)}, "
         f"about {duration(least)} to {duration(most)} with one worker per device "
-        f"(protocol {matrix.protocol.name}; {weights}slow cells, training and builds come on top)."
+        f"(protocol {matrix.protocol.name}; {weights}slow cells, training, builds and what is measured again "
+        "come on top)."
     )
 
 
@@ -75,7 +77,8 @@ def ending(progress: Progress) -> str:
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(ends(progress).items()))
     cancelled = progress.states.get(State.CANCELLED, 0)
     more = f", {cancelled} cancelled" if cancelled and Outcome.CANCELLED not in progress.outcomes else ""
-    return f"Run {progress.run_id}: {progress.jobs} jobs: {outcomes or 'nothing measured'}{more}."
+    jobs = with_controls(f"{progress.jobs} jobs", progress.controls)
+    return f"Run {progress.run_id}: {jobs}: {outcomes or 'nothing measured'}{more}."
 
 
 def exit_code(progress: Progress) -> int:

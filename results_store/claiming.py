@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from farm.errors import FarmError
 from farm.measurement import Outcome
 from farm.spec import Cell, JobSpec
-from results_store import records
+from results_store import keeping, records
 from results_store.clock import now
 from results_store.schema import attempts, cells, is_open, is_running, jobs, results, workers
 from results_store.values import (
@@ -73,10 +73,12 @@ def finish(connection: sa.Connection, claim: Claim, ending: Ending) -> bool:
         .where(attempts.c.attempt_id == claim.attempt_id)
         .values(**records.ending(ending), ended_at=now(), stale=not ours)
     )
-    if ours:
+    if ours and _is_to_be_measured_again(job, claim, ending):
+        _measure_again(connection, claim.job_id)
+    elif ours:
         _follow(connection, claim.job_id, ending.outcome, ending.reason)
-    if ours and ending.outcome.is_result:
-        _write_result(connection, claim.job_id, claim.attempt_id)
+        if not keeping.settle(connection, claim.job_id) and ending.outcome.is_result:
+            keeping.write_result(connection, claim.job_id, claim.attempt_id)
     return ours
 
 
@@ -93,6 +95,7 @@ def release(connection: sa.Connection, worker_id: str, reason: str) -> int:
             .values(fence=jobs.c.fence + 1, state=_queued_or_cancelled(), worker_id=None, lease_until=None)
             .values(outcome=Outcome.LOST, reason=records.clean(reason))
         )
+        keeping.settle(connection, job_id)
     return len(released)
 
 
@@ -102,7 +105,8 @@ def reconcile(connection: sa.Connection) -> Reconciled:
     states: list[State] = []
     for job_id in connection.scalars(expired.with_for_update(skip_locked=True)).all():
         _end_open_attempt(connection, job_id, _VANISHED)
-        states.append(_follow(connection, job_id, Outcome.LOST, _VANISHED))
+        state = _follow(connection, job_id, Outcome.LOST, _VANISHED)
+        states.append(State.DONE if keeping.settle(connection, job_id) else state)
     return Reconciled(requeued=states.count(State.QUEUED), failed=states.count(State.FAILED))
 
 
@@ -316,6 +320,21 @@ def _end_open_attempt(connection: sa.Connection, job_id: str, reason: str) -> No
     )
 
 
+def _is_to_be_measured_again(job: _Row, claim: Claim, ending: Ending) -> bool:
+    wanted = ending.remeasure and ending.outcome is Outcome.OK and not job.cancel_requested
+    return bool(wanted and job.remeasured < claim.spec.protocol.remeasure)
+
+
+def _measure_again(connection: sa.Connection, job_id: str) -> None:
+    """Queues a job that was measured once more; others come first, because they have their messages already."""
+    connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.job_id == job_id)
+        .values(state=State.QUEUED, remeasured=jobs.c.remeasured + 1, lease_until=None, worker_id=None)
+        .values(outcome=Outcome.OK, reason="")
+    )
+
+
 def _follow(connection: sa.Connection, job_id: str, outcome: Outcome, reason: str) -> State:
     """What follows for a job from how its attempt ended."""
     job = connection.execute(sa.select(jobs).where(jobs.c.job_id == job_id)).one()
@@ -348,19 +367,6 @@ def _queued_or_cancelled() -> sa.ColumnElement[str]:
     return sa.case((jobs.c.cancel_requested, State.CANCELLED), else_=State.QUEUED)
 
 
-def _write_result(connection: sa.Connection, job_id: str, attempt_id: str) -> None:
-    made = sa.select(
-        sa.literal(job_id),
-        attempts.c.attempt_id,
-        sa.select(jobs.c.key).where(jobs.c.job_id == job_id).scalar_subquery(),
-        attempts.c.environment_key,
-        attempts.c.outcome,
-        now(),
-    ).where(attempts.c.attempt_id == attempt_id)
-    columns = ["job_id", "attempt_id", "key", "environment_key", "outcome", "recorded_at"]
-    connection.execute(sa.insert(results).from_select(columns, made))
-
-
 # ---- adopting
 
 
@@ -373,6 +379,8 @@ def _adoptable(worker: _Worker) -> sa.Select[Any]:
         is_open(_candidate),
         _candidate.c.state == State.QUEUED,
         _candidate.c.adoptable,
+        # what was measured for it already shall count
+        _candidate.c.remeasured == 0,
         known.correlate(_candidate),
         _may_bind(worker),
     )
@@ -393,4 +401,4 @@ def _adopt_one(connection: sa.Connection, worker: _Worker, job: _Row) -> None:
         .where(jobs.c.job_id == job.job_id)
         .values(state=State.DONE, outcome=found.outcome, reason=found.reason)
     )
-    _write_result(connection, job.job_id, found.attempt_id)
+    keeping.write_result(connection, job.job_id, found.attempt_id)

@@ -12,17 +12,20 @@ from itertools import groupby
 from pathlib import Path
 from statistics import median
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
-from farm import plugins, statistics
+from farm import drift, plugins, statistics
 from farm.errors import BadInput
 from farm.measurement import Environment, Measurement, Outcome, Profile
 from farm.recipe import BASELINE
 from farm.spec import Cell
-from farm.verdict import Level, Verdict, judge, worst
+from farm.verdict import Level, Reason, Verdict, judge, worst
 from results_store import exporters
 from results_store.records import run_id_of
 from results_store.store import JobResult, State, Store
+
+#: Gives the verdict over one measurement.
+_Judge: TypeAlias = Callable[[Measurement], Verdict]
 
 #: Outcome of a row none of whose jobs has ended.
 PENDING = "pending"
@@ -54,6 +57,15 @@ class Share:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Speedup:
+    """How many times as fast as the live control, with its 95 % interval over repeats."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Figures:
     """What a cell's repeats measured in one environment class; medians over repeats unless said otherwise."""
 
@@ -61,8 +73,12 @@ class Figures:
     end_to_end: Latency
     #: Samples ÷ total time of the measured window, device figure.
     throughput: float | None
+    #: Of the repeats that are not INVALID; None where none of them had a live control.
+    speedup: Speedup | None
+    #: Recipe of the live control; None without one.
+    control: str | None
     #: p50 of the baseline of the same batch size, device and class ÷ ours; not paired, so without an interval.
-    speedup: float | None
+    speedup_unpaired: float | None
     ram_bytes: float | None
     vram_allocator_bytes: float | None
     vram_process_bytes: float | None
@@ -80,6 +96,7 @@ class Figures:
     build_s: float | None
     #: What this run's own attempts spent on it, all together; None where there is none.
     build_spent_s: float | None
+    #: These and the next from the repeats with the most samples: only the first answers the whole test part.
     top1: Share | None
     top5: Share | None
     agreement: Share | None
@@ -114,6 +131,8 @@ class Row:
     #: Of them, taken over from earlier runs.
     repeats_adopted: int
     attempts: int
+    #: Measurements that were made again because others or the host had spoilt them; the best ones are shown.
+    remeasured: int
     #: Class of the worker that made the results; None without results.
     environment_key: str | None
     #: Key and id of the first repeat's job.
@@ -146,10 +165,11 @@ class Collated:
 def collate(store: Store, run_id: str) -> Collated:
     """The rows of the run of this id, and the way to its samples, open for as long as the store is."""
     cells = groupby(store.results(run_id), key=lambda result: result.cell_ordinal)
-    rows = _with_speedups([row for _, results in cells for row in _rows(list(results))])
+    judged_by = _judge_of_run(store, run_id)
+    rows = [row for _, results in cells for row in _rows(list(results), judged_by)]
     return Collated(
         run_id=run_id,
-        rows=tuple(rows),
+        rows=tuple(_with_speedups(_with_batches_compared(rows))),
         measured=partial(_measured, store, run_id),
         # only a first repeat is profiled, and that is the job that a row names
         profile=lambda row: store.profile(row.job_id),
@@ -188,10 +208,16 @@ def _measured(store: Store, run_id: str) -> Iterator[JobResult]:
     return (result for result in store.results(run_id) if result.measurement is not None)
 
 
+def _judge_of_run(store: Store, run_id: str) -> _Judge:
+    """What each measurement says of itself, and what the run's controls say of it."""
+    marks = drift.marks(control.measurement for control in store.controls(run_id) if control.measurement)
+    return lambda m: Verdict(reasons=(*judge(m).reasons, *drift.drifted(m, marks)))
+
+
 # ---- one row
 
 
-def _rows(results: list[JobResult]) -> Iterator[Row]:
+def _rows(results: list[JobResult], judged_by: _Judge) -> Iterator[Row]:
     """The rows of one cell. Results of different classes are never pooled."""
     classes: dict[tuple[str | None, str | None], list[JobResult]] = {}
     unended = [result for result in results if result.environment_key is None]
@@ -199,10 +225,11 @@ def _rows(results: list[JobResult]) -> Iterator[Row]:
         if result.environment_key is not None:
             classes.setdefault(_class(result, results), []).append(result)
     if not classes:
-        yield _row(unended, len(results))
+        yield _row(unended, len(results), judged_by)
     for place, members in enumerate(classes.values(), start=1):
         # what is missing would come from the class that the cell went to last
-        yield _row([*members, *unended] if place == len(classes) else members, len(results))
+        together = [*members, *unended] if place == len(classes) else members
+        yield _row(together, len(results), judged_by)
 
 
 def _class(result: JobResult, results: list[JobResult]) -> tuple[str | None, str | None]:
@@ -214,25 +241,27 @@ def _class(result: JobResult, results: list[JobResult]) -> tuple[str | None, str
     return result.environment_key, first.environment.key if first else None
 
 
-def _row(results: list[JobResult], wanted: int) -> Row:
+def _row(results: list[JobResult], wanted: int, judged_by: _Judge) -> Row:
     measured = [result for result in results if result.measurement is not None]
     adopted = [result for result in measured if not _is_own(result)]
     others = [result for result in results if result.measurement is None]
+    judged = [(m, judged_by(m)) for r in measured if (m := r.measurement)]
     first = min(results, key=lambda result: result.spec.repeat)
     return Row(
         run_id=first.run_id,
         cell=first.spec.cell,
         outcome=_outcome(results),
         reason="; ".join(dict.fromkeys(result.reason for result in others if result.reason)),
-        verdict=worst(judge(m) for r in measured if (m := r.measurement)) if measured else None,
+        verdict=worst(verdict for _, verdict in judged) if judged else None,
         repeats_wanted=wanted,
         repeats_measured=len(measured),
         repeats_adopted=len(adopted),
         attempts=sum(result.attempts for result in results),
+        remeasured=sum(result.remeasured for result in results),
         environment_key=next((result.environment_key for result in results), None),
         job_key=first.spec.key,
         job_id=first.job_id,
-        figures=_figures(measured) if measured else None,
+        figures=_figures(measured, [m for m, v in judged if v.level is not Level.INVALID]) if measured else None,
     )
 
 
@@ -255,16 +284,20 @@ def _outcome(results: list[JobResult]) -> str:
 # ---- figures
 
 
-def _figures(results: list[JobResult]) -> Figures:
+def _figures(results: list[JobResult], trusted: list[Measurement]) -> Figures:
+    """What these jobs measured; a ratio only from those measurements that can be trusted."""
     found = [result.measurement for result in results if result.measurement is not None]
     memories = [m.memory for m in found if m.memory is not None]
+    fullest = _fullest(found)
     own = [r.measurement for r in results if r.measurement is not None and _is_own(r)]
     latest = max(found, key=lambda m: m.started_at)
     return Figures(
         device=_latency([m.samples.device_ns for m in found]),
         end_to_end=_latency([m.samples.end_to_end_ns for m in found]),
         throughput=_median(map(_throughput, found)),
-        speedup=None,
+        speedup=_speedup(trusted),
+        control=next((str(m.control.recipe) for m in found if m.control), None),
+        speedup_unpaired=None,
         ram_bytes=_median(memory.peak_bytes - memory.floor_bytes for memory in memories),
         vram_allocator_bytes=_median(memory.vram_allocator_bytes for memory in memories),
         vram_process_bytes=_median(memory.vram_process_bytes for memory in memories),
@@ -278,19 +311,39 @@ def _figures(results: list[JobResult]) -> Figures:
         load_s=median(m.load_s for m in found),
         build_s=_median(m.build_s for m in found),
         build_spent_s=None if latest.build_s is None else sum(m.build_spent_s for m in own),
-        top1=_share(found, lambda m: m.accuracy.top1_correct),
-        top5=_share(found, lambda m: m.accuracy.top5_correct),
-        agreement=_share(found, lambda m: m.accuracy.agreeing),
-        accuracy_samples=latest.accuracy.samples,
-        logits_relative_error=_median(m.accuracy.logits_relative_error for m in found),
+        top1=_share(fullest, lambda m: m.accuracy.top1_correct),
+        top5=_share(fullest, lambda m: m.accuracy.top5_correct),
+        agreement=_share(fullest, lambda m: m.accuracy.agreeing),
+        accuracy_samples=fullest[0].accuracy.samples,
+        logits_relative_error=_median(m.accuracy.logits_relative_error for m in fullest),
         model_size_bytes=latest.model_size_bytes,
         parameters=latest.parameters,
         macs=latest.macs,
         evidence=latest.evidence,
         environment=latest.environment,
         measured_at=latest.started_at,
-        missing=_missing(found),
+        missing=_missing(found) | _few_answers(fullest),
     )
+
+
+def _fullest(found: list[Measurement]) -> list[Measurement]:
+    """The repeats that answered for the most samples."""
+    most = max(m.accuracy.samples for m in found)
+    return [m for m in found if m.accuracy.samples == most]
+
+
+def _few_answers(fullest: list[Measurement]) -> dict[str, str]:
+    """Why the accuracy is of so few samples, where it is of the timed inputs only."""
+    timed = fullest[0].spec.protocol.distinct_inputs * fullest[0].spec.batch_size
+    if any(m.spec.repeat == 0 for m in fullest) or fullest[0].accuracy.samples > timed:
+        return {}
+    why = "only of the inputs that were timed: the first repeat, which answers all the others, was not measured"
+    return {"accuracy": why}
+
+
+def _speedup(trusted: list[Measurement]) -> Speedup | None:
+    found = statistics.paired_ratio([m.speedups for m in trusted])
+    return None if found is None else Speedup(value=found[0], low=found[1], high=found[2])
 
 
 def _latency(repeats: list[tuple[int, ...]]) -> Latency:
@@ -342,7 +395,47 @@ def _median(values: Iterable[float | None]) -> float | None:
     return median(known) if known else None
 
 
-# ---- speed-up
+# ---- batches of different sizes
+
+
+def _with_batches_compared(rows: list[Row]) -> list[Row]:
+    """The rows, with those in doubt whose larger batch took less than a smaller one, beyond noise."""
+    trusted: dict[Any, list[Row]] = {}
+    for row in rows:
+        if row.figures is not None and not row.is_invalid:
+            trusted.setdefault(_all_but_batch(row), []).append(row)
+    return [_beside_smaller(row, trusted.get(_all_but_batch(row), [])) for row in rows]
+
+
+def _beside_smaller(row: Row, others: list[Row]) -> Row:
+    smaller = (other for other in others if other.cell.batch_size < row.cell.batch_size)
+    slower = next((other for other in smaller if _took_less(row, other)), None)
+    if slower is None or row.verdict is None:
+        return row
+    text = f"{_took(row)} in total, {_took(slower)}"
+    reason = Reason(code="implausible", level=Level.SUSPECT, text=text)
+    return replace(row, verdict=Verdict(reasons=(*row.verdict.reasons, reason)))
+
+
+def _took_less(row: Row, other: Row) -> bool:
+    """Whether it took less time than the other one, beyond noise."""
+    if row.figures is None or other.figures is None:
+        return False
+    most, least = row.figures.device.p50_high, other.figures.device.p50_low
+    return most is not None and least is not None and most < least
+
+
+def _took(row: Row) -> str:
+    seconds = row.figures.device.p50 if row.figures else None
+    return f"batch {row.cell.batch_size} took {(seconds or 0.0) * 1e3:.3g} ms"
+
+
+def _all_but_batch(row: Row) -> Any:
+    measured_in = row.figures.environment.key if row.figures else None
+    return row.cell.model_copy(update={"batch_size": None}), row.environment_key, measured_in
+
+
+# ---- speed-up without a live control
 
 
 def _with_speedups(rows: list[Row]) -> list[Row]:
@@ -354,7 +447,7 @@ def _with_speedup(row: Row, baseline_s: float | None) -> Row:
     own_s = _p50(row)
     if row.figures is None or own_s is None or baseline_s is None:
         return row
-    return replace(row, figures=replace(row.figures, speedup=baseline_s / own_s))
+    return replace(row, figures=replace(row.figures, speedup_unpaired=baseline_s / own_s))
 
 
 def _p50(row: Row) -> float | None:

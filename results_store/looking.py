@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,7 +15,7 @@ from farm.spec import Cell
 from results_store import records
 from results_store.claiming import claimable as is_claimable
 from results_store.clock import now
-from results_store.schema import attempts, cells, is_open, is_running, jobs, results, runs, workers
+from results_store.schema import attempts, cells, is_of_matrix, is_open, is_running, jobs, results, runs, workers
 from results_store.values import (
     ALIVE_S,
     EndedRun,
@@ -53,7 +54,7 @@ def run_number(connection: sa.Connection, asked: str) -> int:
 def all_runs(connection: sa.Connection, number: int | None = None) -> list[RunInfo]:
     """Every run, newest first, or the one of this number."""
     which = [] if number is None else [runs.c.number == number]
-    states = _states_by_run(connection, number)
+    states, controls = _states_by_run(connection, number), _control_states_by_run(connection, number)
     query = sa.select(runs).where(*which).order_by(runs.c.number.desc())
     return [
         RunInfo(
@@ -61,7 +62,8 @@ def all_runs(connection: sa.Connection, number: int | None = None) -> list[RunIn
             created_at=row.created_at,
             again=row.again,
             matrix_json=row.matrix,
-            states=states.get(row.number, {}),
+            states=_without(states.get(row.number, {}), controls.get(row.number, {})),
+            control_states=controls.get(row.number, {}),
         )
         for row in connection.execute(query)
     ]
@@ -99,7 +101,7 @@ def tally(connection: sa.Connection) -> Tally:
 def progress(connection: sa.Connection, number: int) -> Progress:
     """How a run goes."""
     [run] = all_runs(connection, number)
-    of_run = jobs.c.run_number == number
+    of_run = sa.and_(jobs.c.run_number == number, is_of_matrix(number))
     outcomes = (
         sa.select(jobs.c.outcome, sa.func.count())
         .where(of_run, jobs.c.outcome.is_not(None), sa.not_(is_open(jobs)))
@@ -107,9 +109,11 @@ def progress(connection: sa.Connection, number: int) -> Progress:
     )
     all_cells, open_cells = connection.execute(_cell_counts(number)).one()
     started_at, mean, clock = connection.execute(_pace(number)).one()
+    remeasured = sa.select(sa.func.coalesce(sa.func.sum(jobs.c.remeasured), 0)).where(of_run)
     return Progress(
         run_id=run.run_id,
         states=run.states,
+        control_states=run.control_states,
         outcomes={Outcome(outcome): count for outcome, count in connection.execute(outcomes)},
         running=_running(connection, number),
         failures=_failures(connection, number),
@@ -118,6 +122,7 @@ def progress(connection: sa.Connection, number: int) -> Progress:
         started_at=started_at,
         now=clock,
         seconds_per_job=mean,
+        remeasured=connection.execute(remeasured).scalar_one(),
     )
 
 
@@ -144,8 +149,10 @@ def claimable(connection: sa.Connection, number: int | None, limit: int) -> dict
     }
 
 
-def results_after(connection: sa.Connection, number: int, after: tuple[int, int], limit: int) -> list[JobResult]:
-    """The next jobs of a run by (cell, repeat), measured or not."""
+def results_after(
+    connection: sa.Connection, number: int, after: tuple[int, int], limit: int, controls: bool
+) -> list[JobResult]:
+    """The next jobs of a run by (cell, repeat), measured or not: those of the matrix, or those of its controls."""
     place = sa.tuple_(jobs.c.cell_ordinal, jobs.c.repeat)
     query = (
         sa.select(
@@ -162,7 +169,7 @@ def results_after(connection: sa.Connection, number: int, after: tuple[int, int]
         .join(cells, sa.and_(cells.c.run_number == jobs.c.run_number, cells.c.ordinal == jobs.c.cell_ordinal))
         .outerjoin(results, results.c.job_id == jobs.c.job_id)
         .outerjoin(attempts, attempts.c.attempt_id == results.c.attempt_id)
-        .where(jobs.c.run_number == number, place > after)
+        .where(jobs.c.run_number == number, place > after, cells.c.is_control.is_(controls))
         .order_by(jobs.c.cell_ordinal, jobs.c.repeat)
         .limit(limit)
     )
@@ -199,6 +206,7 @@ def _job_result(row: sa.Row[Any]) -> JobResult:
         measurement=records.measurement(row.measurement, row.device_ns, row.end_to_end_ns, row.control_ns),
         measured_by=row.measured_by,
         worker_id=row.measuring_worker,
+        remeasured=row.remeasured,
     )
 
 
@@ -242,20 +250,36 @@ def _worker_counts(connection: sa.Connection) -> dict[tuple[str, str], int]:
 
 
 def _states_by_run(connection: sa.Connection, number: int | None) -> dict[int, dict[State, int]]:
+    return _by_run(connection, sa.select(*_STATE, sa.func.count()), number)
+
+
+def _control_states_by_run(connection: sa.Connection, number: int | None) -> dict[int, dict[State, int]]:
+    # from the few cells to their jobs: asking every job whether it is one would cost more
+    of_cell = sa.and_(jobs.c.run_number == cells.c.run_number, jobs.c.cell_ordinal == cells.c.ordinal)
+    query = sa.select(*_STATE, sa.func.count()).select_from(cells.join(jobs, of_cell)).where(cells.c.is_control)
+    return _by_run(connection, query, number)
+
+
+_STATE = (jobs.c.run_number, jobs.c.state)
+
+
+def _by_run(connection: sa.Connection, query: sa.Select[Any], number: int | None) -> dict[int, dict[State, int]]:
     which = [] if number is None else [jobs.c.run_number == number]
-    columns = (jobs.c.run_number, jobs.c.state)
     counted: dict[int, dict[State, int]] = {}
-    for run, state, count in connection.execute(
-        sa.select(*columns, sa.func.count()).where(*which).group_by(*columns)
-    ):
+    for run, state, count in connection.execute(query.where(*which).group_by(*_STATE)):
         counted.setdefault(run, {})[State(state)] = count
     return counted
 
 
+def _without(states: Mapping[State, int], others: Mapping[State, int]) -> dict[State, int]:
+    return {state: left for state, count in states.items() if (left := count - others.get(state, 0))}
+
+
 def _cell_counts(number: int) -> sa.Select[Any]:
-    every = sa.select(sa.func.count()).select_from(cells).where(cells.c.run_number == number)
+    of_matrix = (cells.c.run_number == number, sa.not_(cells.c.is_control))
+    every = sa.select(sa.func.count()).select_from(cells).where(*of_matrix)
     still_open = sa.select(sa.func.count(jobs.c.cell_ordinal.distinct())).where(
-        jobs.c.run_number == number, is_open(jobs)
+        jobs.c.run_number == number, is_open(jobs), is_of_matrix(number)
     )
     return sa.select(every.scalar_subquery(), still_open.scalar_subquery())
 
@@ -271,20 +295,23 @@ def _pace(number: int) -> sa.Select[Any]:
 
 def _running(connection: sa.Connection, number: int) -> tuple[tuple[str, str, float], ...]:
     query = (
-        sa.select(cells.c.spec, jobs.c.repeat, jobs.c.worker_id, attempts.c.started_at)
+        sa.select(cells.c.spec, cells.c.is_control, jobs.c.repeat, jobs.c.worker_id, attempts.c.started_at)
         .join(cells, sa.and_(cells.c.run_number == jobs.c.run_number, cells.c.ordinal == jobs.c.cell_ordinal))
         .join(attempts, sa.and_(attempts.c.job_id == jobs.c.job_id, attempts.c.fence == jobs.c.fence))
         .where(jobs.c.run_number == number, is_running(jobs))
         .order_by(attempts.c.started_at)
     )
-    return tuple((_label(row), row.worker_id, row.started_at) for row in connection.execute(query))
+    return tuple(
+        (f"{'control ' if row.is_control else ''}{_label(row)}", row.worker_id, row.started_at)
+        for row in connection.execute(query)
+    )
 
 
 def _failures(connection: sa.Connection, number: int) -> tuple[tuple[str, Outcome, str], ...]:
     query = (
         sa.select(cells.c.spec, jobs.c.repeat, jobs.c.outcome, jobs.c.reason)
         .join(cells, sa.and_(cells.c.run_number == jobs.c.run_number, cells.c.ordinal == jobs.c.cell_ordinal))
-        .where(jobs.c.run_number == number, jobs.c.state == State.FAILED)
+        .where(jobs.c.run_number == number, jobs.c.state == State.FAILED, is_of_matrix(number))
         .order_by(jobs.c.ordinal)
         .limit(_MAX_FAILURES_SHOWN)
     )

@@ -87,6 +87,12 @@ def is_running(table: sa.FromClause) -> sa.ColumnElement[bool]:
     return table.c.state == sa.literal_column("'running'")
 
 
+def is_of_matrix(run_number: int) -> sa.ColumnElement[bool]:
+    """Whether a job of this run is a cell's, and not a control's."""
+    controls = sa.select(cells.c.ordinal).where(cells.c.run_number == run_number, cells.c.is_control)
+    return jobs.c.cell_ordinal.not_in(controls)
+
+
 #: What is left to do, in claim order: ended jobs, however many, cost a claim nothing.
 sa.Index(
     "jobs_open",

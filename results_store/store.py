@@ -225,13 +225,20 @@ class Store:
             return looking.all_workers(connection, alive_only)
 
     def results(self, run_id: str) -> Iterator[JobResult]:
-        """Every job of the run by cell and repeat, measured or not; few are in memory at once."""
+        """Every job of the run's matrix by cell and repeat, measured or not; few are in memory at once."""
+        return self._results(run_id, controls=False)
+
+    def controls(self, run_id: str) -> Iterator[JobResult]:
+        """Every repeat of the run's controls, as `results` has the matrix's jobs."""
+        return self._results(run_id, controls=True)
+
+    def _results(self, run_id: str, *, controls: bool) -> Iterator[JobResult]:
         number = self._number(run_id)
         after: tuple[int, int] | None = (-1, -1)
         while after is not None:
             # short transactions: a long one would keep SQLite's log from being folded back
             with self._database.reading() as connection:
-                chunk = looking.results_after(connection, number, after, _RESULTS_AT_ONCE)
+                chunk = looking.results_after(connection, number, after, _RESULTS_AT_ONCE, controls)
             yield from chunk
             full = len(chunk) == _RESULTS_AT_ONCE
             after = (chunk[-1].cell_ordinal, chunk[-1].spec.repeat) if full else None

@@ -11,9 +11,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from farm.spec import Matrix
-from results_store import records
+from results_store import keeping, records
 from results_store.clock import now
-from results_store.schema import cells, is_open, is_running, jobs, results, runs
+from results_store.schema import cells, is_of_matrix, is_open, is_running, jobs, results, runs
 from results_store.values import State, Submission
 
 _ROWS_AT_ONCE = 5000
@@ -31,7 +31,7 @@ def submit(connection: sa.Connection, matrix: Matrix, again: bool, environments:
         run_id=run_id,
         created=created,
         done_already=0 if again else _done(connection, number, created, environments),
-        jobs=_count(connection, number),
+        jobs=_count(connection, number, is_of_matrix(number)),
     )
 
 
@@ -48,18 +48,20 @@ def resume(connection: sa.Connection, number: int) -> int:
     )
     if again.rowcount:
         connection.execute(sa.update(runs).where(runs.c.number == number).values(resumed_at=now()))
-    return _count(connection, number, jobs.c.state == State.QUEUED)
+    return _count(connection, number, jobs.c.state == State.QUEUED, is_of_matrix(number))
 
 
 def cancel(connection: sa.Connection, number: int) -> tuple[int, int]:
-    """(Queued jobs cancelled now, running jobs asked to stop.)"""
+    """(Queued jobs cancelled now, running jobs asked to stop.) What only waited to be measured again is done."""
     _hold(connection, number)
     of_run = jobs.c.run_number == number
     queued = connection.execute(
         sa.update(jobs).where(of_run, jobs.c.state == State.QUEUED).values(state=State.CANCELLED)
     )
+    measured = sa.select(jobs.c.job_id).where(of_run, jobs.c.state == State.CANCELLED, jobs.c.remeasured > 0)
+    settled = [keeping.settle(connection, job_id) for job_id in connection.scalars(measured).all()]
     running = connection.execute(sa.update(jobs).where(of_run, is_running(jobs)).values(cancel_requested=True))
-    return queued.rowcount, running.rowcount
+    return queued.rowcount - sum(settled), running.rowcount
 
 
 def _hold(connection: sa.Connection, number: int) -> None:
@@ -105,9 +107,9 @@ def _count(connection: sa.Connection, number: int, *which: sa.ColumnElement[bool
 
 def _done(connection: sa.Connection, number: int, created: bool, environments: frozenset[str]) -> int:
     if not created:
-        return _count(connection, number, jobs.c.state == State.DONE)
+        return _count(connection, number, jobs.c.state == State.DONE, is_of_matrix(number))
     known = sa.exists().where(results.c.key == jobs.c.key, results.c.environment_key.in_(environments))
-    return _count(connection, number, known.correlate(jobs)) if environments else 0
+    return _count(connection, number, jobs.c.adoptable, known.correlate(jobs)) if environments else 0
 
 
 def _create(connection: sa.Connection, matrix: Matrix, again: bool) -> int:
@@ -132,13 +134,15 @@ def _new_id(connection: sa.Connection, created_at: float) -> str:
 
 
 def _cell_rows(matrix: Matrix, number: int) -> Iterator[dict[str, Any]]:
-    for ordinal, cell in enumerate(matrix.cells()):
-        yield {"run_number": number, "ordinal": ordinal, "spec": cell.canonical()}
+    cells = [(cell, False) for cell in matrix.cells()] + [(cell, True) for cell in matrix.controls()]
+    for ordinal, (cell, is_control) in enumerate(cells):
+        yield {"run_number": number, "ordinal": ordinal, "spec": cell.canonical(), "is_control": is_control}
 
 
 def _job_rows(matrix: Matrix, number: int, run_id: str, again: bool) -> Iterator[dict[str, Any]]:
-    place = {cell: ordinal for ordinal, cell in enumerate(matrix.cells())}
-    for ordinal, spec in enumerate(matrix.jobs()):
+    own, controls = matrix.cells(), matrix.controls()
+    place = {cell: ordinal for ordinal, cell in enumerate([*own, *controls])}
+    for ordinal, spec in enumerate(matrix.plan()):
         yield {
             "job_id": records.job_id(run_id, ordinal),
             "run_number": number,
@@ -148,6 +152,7 @@ def _job_rows(matrix: Matrix, number: int, run_id: str, again: bool) -> Iterator
             "key": spec.key,
             "queue": spec.queue,
             "threads": spec.threads,
-            "adoptable": not again,
+            # a control says how the host is now
+            "adoptable": not again and place[spec.cell] < len(own),
             "state": State.QUEUED,
         }

@@ -75,6 +75,7 @@ class Submission:
     created: bool
     #: Jobs whose result is already there: done in the run taken up, or to be adopted in a new one.
     done_already: int
+    #: Of the matrix; its controls are not counted.
     jobs: int
 
 
@@ -100,6 +101,8 @@ class Ending:
     #: A sentence for people; empty where the outcome says all.
     reason: str = ""
     measurement: Measurement | None = None
+    #: It was spoilt by what may be gone the next time: measure again, where the protocol still allows it.
+    remeasure: bool = False
     #: `build` or `measure`: where it ended.
     phase: str = "measure"
     log_tail: str = ""
@@ -126,8 +129,10 @@ class RunInfo:
     #: Submitted with `--again`: nothing is adopted.
     again: bool
     matrix_json: str
-    #: Number of jobs by state; states without jobs are left out.
+    #: Number of the matrix's jobs by state; states without jobs are left out.
     states: Mapping[State, int]
+    #: Of the controls that are measured between them.
+    control_states: Mapping[State, int] = field(default_factory=dict)
 
     @property
     def matrix(self) -> Matrix:
@@ -136,13 +141,18 @@ class RunInfo:
 
     @property
     def jobs(self) -> int:
-        """Number of jobs."""
+        """Number of jobs of the matrix."""
         return sum(self.states.values())
 
     @property
+    def controls(self) -> int:
+        """How often controls are measured between them."""
+        return sum(self.control_states.values())
+
+    @property
     def finished(self) -> bool:
-        """Whether no job is queued or running."""
-        return not any(state.is_open for state in self.states)
+        """Whether no job is queued or running, controls included."""
+        return not any(state.is_open for state in (*self.states, *self.control_states))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,16 +207,25 @@ class Progress:
     now: float
     #: Mean duration of an attempt that ended; None before the first.
     seconds_per_job: float | None
+    #: Measurements that were made again because others or the host had spoilt them.
+    remeasured: int = 0
+    #: As `states`, of the controls that are measured between the matrix's jobs.
+    control_states: Mapping[State, int] = field(default_factory=dict)
 
     @property
     def jobs(self) -> int:
-        """Number of jobs."""
+        """Number of jobs of the matrix."""
         return sum(self.states.values())
 
     @property
+    def controls(self) -> int:
+        """How often controls are measured between them."""
+        return sum(self.control_states.values())
+
+    @property
     def finished(self) -> bool:
-        """Whether no job is queued or running."""
-        return not any(state.is_open for state in self.states)
+        """Whether no job is queued or running, controls included."""
+        return not any(state.is_open for state in (*self.states, *self.control_states))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +249,8 @@ class JobResult:
     #: Job that measured it: another run's where the result was adopted; None without a result.
     measured_by: str | None
     worker_id: str | None
+    #: How often it was measured again because others or the host had spoilt it.
+    remeasured: int = 0
 
 
 def label(spec: JobSpec) -> str:

@@ -25,7 +25,7 @@ from farm.spec import Cell, JobSpec, Matrix, Protocol
 from results_store.store import Claim, Ending, Store, WorkerInfo
 
 #: Short and exact, so that a test need not know the presets.
-PROTOCOL = Protocol(name="test", min_calls=11, target_half_width=0.05, paired=False)
+PROTOCOL = Protocol(name="test", min_calls=11, target_half_width=0.05, paired=False, control_every=None)
 
 
 def matrix(**fields: Any) -> Matrix:
@@ -96,6 +96,22 @@ def measurement(**fields: Any) -> Measurement:
 def samples(device_ms: float = 10.0, end_to_end_ms: float = 11.0, calls: int = 200) -> Samples:
     """Samples that wander by 1 % around these figures, the same way every time."""
     return Samples(device_ns=_wander(device_ms, calls), end_to_end_ns=_wander(end_to_end_ms, calls))
+
+
+def baseline_beside(device_ms: float = 20.0, calls: int = 200, rounds: int = 10, **fields: Any) -> Control:
+    """A baseline of about 20 ms in ten rounds, beside a cell of as many calls."""
+    each = (calls // rounds,) * rounds
+    given = {
+        "recipe": "baseline",
+        "device_ns": _wander(device_ms, calls),
+        "cell_calls": each,
+        "control_calls": each,
+        "cell_first": (True, False) * (rounds // 2),
+        "seed": 0,
+        "cell_idle_share": 0.0,
+        "control_idle_share": 0.0,
+    }
+    return Control.model_validate({**given, **fields})
 
 
 def control(speedups: Sequence[float] = (2.0,) * 20, drift: float = 0.0, **fields: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from farm import allocator, building, scratch
+from farm import allocator, building, scratch, verdict
 from farm.errors import FarmError, Unreachable, Unsupported
 from farm.measurement import Environment, Measurement, Outcome
 from farm.settings import Settings
@@ -249,6 +249,7 @@ class Supervisor:
             outcome=Outcome.LOST if ended.outcome is None else ended.outcome,
             reason=ended.reason,
             measurement=ended.measurement,
+            remeasure=_is_mendable(ended.measurement),
             phase=phase,
             log_tail=ended.log_tail,
             device_from=device_from,
@@ -317,6 +318,16 @@ def describe(ending: Ending) -> str:
         return str(ending.outcome)
     reason = f"{ending.outcome}: {ending.reason}".removesuffix(": ")[:200]
     return reason if ending.outcome.is_result else f"failed: {reason}"
+
+
+def _is_mendable(measurement: Measurement | None) -> bool:
+    """Whether measuring again may give a better figure."""
+    try:
+        return measurement is not None and verdict.mendable(verdict.judge(measurement))
+    except Exception:
+        # Broad: a rule's mistake must not cost a measurement.
+        log.exception("the measurement cannot be judged")
+        return False
 
 
 def _report(result: bytes) -> Mapping[str, Any] | None:

@@ -48,6 +48,16 @@ def _accuracy(prefix: str, of: Callable[[Figures], Share | None]) -> dict[str, C
     return {f"{prefix}_low": bound("low"), f"{prefix}_high": bound("high")}
 
 
+def _speedup() -> dict[str, Callable[[Row], _Cell]]:
+    """The ratio to the live control, its interval, and which recipe that was."""
+
+    def part(name: str) -> Callable[[Row], _Cell]:
+        return _measured(lambda f: getattr(f.speedup, name, None))
+
+    names = {"speedup": "value", "speedup_low": "low", "speedup_high": "high"}
+    return {**{column: part(name) for column, name in names.items()}, "control": _measured(lambda f: f.control)}
+
+
 def _percent(of: Callable[[Figures], Share | None]) -> Callable[[Row], _Cell]:
     return _measured(lambda f: getattr(of(f), "value", None), 100)
 
@@ -84,7 +94,8 @@ COLUMNS: Mapping[str, Callable[[Row], _Cell]] = {
     "verdict": lambda row: str(row.verdict.level) if row.verdict else None,
     "verdict_reasons": lambda row: "; ".join(map(str, row.verdict.reasons)) if row.verdict else None,
     "reason": lambda row: row.reason,
-    "speedup_unpaired": _measured(lambda f: f.speedup),
+    **_speedup(),
+    "speedup_unpaired": _measured(lambda f: f.speedup_unpaired),
     **_latency("latency", lambda f: f.device),
     **_latency("end_to_end", lambda f: f.end_to_end),
     **_accuracy("accuracy_top1", lambda f: f.top1),
@@ -113,6 +124,7 @@ COLUMNS: Mapping[str, Callable[[Row], _Cell]] = {
     "repeats_measured": lambda row: row.repeats_measured,
     "repeats_adopted": lambda row: row.repeats_adopted,
     "attempts": lambda row: row.attempts,
+    "remeasured": lambda row: row.remeasured,
     "host": _measured(lambda f: f.environment.host),
     "device_model": _measured(lambda f: f.environment.device_model),
     "driver": _measured(lambda f: f.environment.driver),

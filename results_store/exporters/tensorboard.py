@@ -33,6 +33,8 @@ SCALARS: Mapping[str, Callable[[Figures], float | None]] = {
     "latency_ms/p99": lambda f: _scaled(f.device.p99, 1e3),
     "end_to_end_ms/p50": lambda f: _scaled(f.end_to_end.p50, 1e3),
     "throughput/samples_per_s": lambda f: f.throughput,
+    "speedup/paired": lambda f: None if f.speedup is None else f.speedup.value,
+    "speedup/unpaired": lambda f: f.speedup_unpaired,
     "accuracy/top1_pct": lambda f: None if f.top1 is None else f.top1.value * 100,
     "memory/ram_mib": lambda f: _scaled(f.ram_bytes, 1 / _MIB),
     "model/size_mib": lambda f: f.model_size_bytes / _MIB,

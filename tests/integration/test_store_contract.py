@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +269,31 @@ def test_jobs_are_claimed_in_order_of_runs_and_then_of_measuring(store: Store) -
     assert store.claim("cpu@alpha") is None
 
 
+def test_several_workers_that_take_turns_claim_in_order_of_measuring(store: Store) -> None:
+    run = store.submit(factories.matrix(batch_sizes=(1, 2, 4, 8), repeats=2)).run_id
+    store.register(factories.worker("cpu@beta"))
+    workers = ["cpu@alpha", "cpu@alpha", "cpu@beta"] * 3
+    found = [claimed(store, worker).job_id for worker in workers[:8]]
+    assert found == [f"{run}.{n:06d}" for n in range(8)]
+
+
+def test_workers_at_once_claim_in_order_of_measuring_too(url: str) -> None:
+    with closing(open_store(url)) as store:
+        run = store.submit(factories.matrix(batch_sizes=tuple(range(1, 21)), repeats=2)).run_id
+
+    def work(number: int) -> list[int]:
+        with closing(open_store(url)) as store:
+            store.register(factories.worker(f"cpu@{number}"))
+            mine = []
+            while (claim := store.claim(f"cpu@{number}")) is not None:
+                mine.append(int(claim.job_id.removeprefix(f"{run}.")))
+                assert store.finish(claim, Ending(outcome=Outcome.UNSUPPORTED))
+            return mine
+
+    for mine in in_processes(4, work):
+        assert mine == sorted(mine)
+
+
 def test_the_job_named_is_claimed_and_where_it_is_gone_the_next_one(store: Store) -> None:
     run = store.submit(factories.matrix(repeats=3)).run_id
     assert claimed(store, job_id=f"{run}.000001").job_id == f"{run}.000001"
@@ -522,6 +548,206 @@ def test_text_that_a_database_would_refuse_is_stored_all_the_same(store: Store) 
     assert result.reason.startswith("a\N{REPLACEMENT CHARACTER}b")
     [(kept,)] = rows(store, sa.select(schema.attempts.c.log_tail))
     assert kept == "ü" * (MAX_LOG_BYTES // 2)
+
+
+# ---- measuring again
+
+
+SPOILT, CLEAN, BUSY = 0.8, 0.04, 0.5  # seconds of 4 that others took of two processors: INVALID, VALID, SUSPECT
+
+
+def submitted_once(store: Store, remeasure: int = 2) -> str:
+    protocol = factories.PROTOCOL.model_copy(update={"remeasure": remeasure})
+    return store.submit(factories.matrix(protocol=protocol)).run_id
+
+
+def spoilt(store: Store, others_s: float = 3 * SPOILT, started_at: float = 1000.0) -> Claim:
+    """Measured while others had so much of the processors, and by that to be measured again."""
+    claim = claimed(store)
+    ending = factories.ok(claim, contention=factories.contention(others_s), started_at=started_at)
+    assert store.finish(claim, replace(ending, remeasure=True))
+    return claim
+
+
+def shown(store: Store, run: str) -> tuple[State, Outcome | None, float]:
+    """How the only job stands, and how much others took while its result was measured."""
+    [result] = store.results(run)
+    found = result.measurement
+    return result.state, result.outcome, found.contention.others_s if found and found.contention else -1.0
+
+
+def test_a_spoilt_measurement_is_made_again_and_the_better_one_becomes_the_result(store: Store) -> None:
+    run = submitted_once(store)
+    spoilt(store)
+    assert store.run(run).states == {State.QUEUED: 1}
+    assert list(store.claimable(run).values()) == [[f"{run}.000000"]]
+    assert rows(store, sa.select(schema.results)) == []
+    measured(store)
+    assert shown(store, run) == (State.DONE, Outcome.OK, CLEAN)
+    [result] = store.results(run)
+    assert (result.attempts, result.remeasured) == (2, 1)
+    assert store.progress(run).remeasured == 1
+    kept = rows(store, sa.select(schema.attempts.c.measurement, schema.attempts.c.device_ns))
+    assert [None not in row for row in kept] == [True, True]
+
+
+def test_a_measurement_is_made_again_only_so_often_and_then_the_mildest_counts(store: Store) -> None:
+    run = submitted_once(store)
+    for others_s in (3 * SPOILT, BUSY, 2 * SPOILT):
+        spoilt(store, others_s)
+    assert store.claim("cpu@alpha") is None
+    assert shown(store, run) == (State.DONE, Outcome.OK, BUSY)
+    assert attempt_outcomes(store) == ["ok"] * 3
+
+
+def test_of_measurements_with_equal_verdicts_the_latest_counts(store: Store) -> None:
+    run = submitted_once(store, remeasure=1)
+    for others_s in (2 * SPOILT, 3 * SPOILT):
+        spoilt(store, others_s)
+    assert shown(store, run) == (State.DONE, Outcome.OK, 3 * SPOILT)
+
+
+def test_a_protocol_that_allows_no_second_measurement_gets_none(store: Store) -> None:
+    run = submitted_once(store, remeasure=0)
+    spoilt(store)
+    assert shown(store, run) == (State.DONE, Outcome.OK, 3 * SPOILT)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.ERROR, Outcome.OUT_OF_MEMORY, Outcome.UNSUPPORTED])
+def test_a_later_end_without_a_measurement_does_not_take_away_what_was_measured(
+    store: Store, outcome: Outcome
+) -> None:
+    run = submitted_once(store)
+    spoilt(store)
+    assert store.finish(claimed(store), Ending(outcome=outcome, reason="why"))
+    assert shown(store, run) == (State.DONE, Outcome.OK, 3 * SPOILT)
+    assert len(rows(store, sa.select(schema.results))) == 1
+
+
+def test_what_was_measured_outlives_crashes_and_losses_past_their_limits(store: Store, hasty: Store) -> None:
+    crashing = submitted_once(store)
+    spoilt(store)
+    for _ in range(MAX_FAILURES):
+        assert store.finish(claimed(store), Ending(outcome=Outcome.CRASHED, reason="signal 11"))
+    assert shown(store, crashing) == (State.DONE, Outcome.OK, 3 * SPOILT)
+    losing = submitted_once(store, remeasure=3)
+    spoilt(store)
+    for _ in range(MAX_LOSSES):
+        claimed(hasty)
+        assert store.reconcile().failed == 0
+    assert shown(store, losing) == (State.DONE, Outcome.OK, 3 * SPOILT)
+
+
+def test_what_was_measured_outlives_a_cancellation_of_the_run(store: Store) -> None:
+    waiting = submitted_once(store)
+    spoilt(store)
+    assert store.cancel(waiting) == (0, 0)
+    running = submitted_once(store, remeasure=3)
+    spoilt(store)
+    claim = claimed(store)
+    store.cancel(running)
+    assert store.finish(claim, Ending(outcome=Outcome.CANCELLED))
+    released = submitted_once(store, remeasure=4)
+    spoilt(store)
+    claimed(store)
+    store.cancel(released)
+    assert store.release("cpu@alpha", "the worker ended") == 1
+    for run in (waiting, running, released):
+        assert shown(store, run) == (State.DONE, Outcome.OK, 3 * SPOILT)
+        assert store.resume(run) == 0
+
+
+def test_a_cancelled_run_measures_nothing_again(store: Store) -> None:
+    run = submitted_once(store)
+    claim = claimed(store)
+    store.cancel(run)
+    assert store.finish(claim, replace(factories.ok(claim), remeasure=True))
+    assert shown(store, run) == (State.DONE, Outcome.OK, CLEAN)
+
+
+def test_a_wish_to_measure_again_that_is_said_twice_counts_once(store: Store) -> None:
+    run = submitted_once(store)
+    ending = replace(factories.ok(claim := claimed(store)), remeasure=True)
+    assert store.finish(claim, ending)
+    assert store.finish(claim, ending)
+    assert [result.remeasured for result in store.results(run)] == [1]
+
+
+def test_a_late_writer_has_nothing_measured_again(store: Store, hasty: Store) -> None:
+    run = submitted_once(store)
+    late, current = claimed(hasty), claimed(store)
+    assert store.finish(current, factories.ok(current))
+    assert not store.finish(late, replace(factories.ok(late), remeasure=True))
+    assert store.run(run).finished
+
+
+# ---- controls between the jobs of a matrix
+
+
+def submitted_with_controls(store: Store, **fields: Any) -> str:
+    """Six jobs of one cell, and a control before the first, after the fourth and after the last."""
+    protocol = factories.PROTOCOL.model_copy(update={"paired": False, "control_every": 4})
+    return store.submit(factories.matrix(protocol=protocol, repeats=6), **fields).run_id
+
+
+def is_control(claim: Claim) -> bool:
+    return claim.spec.protocol.name == "control"
+
+
+def test_controls_are_measured_between_the_jobs_and_are_no_rows_of_the_matrix(store: Store) -> None:
+    run = submitted_with_controls(store)
+    claims = [measured(store) for _ in range(9)]
+    assert [is_control(claim) for claim in claims] == [True, *[False] * 4, True, *[False] * 2, True]
+    assert store.claim("cpu@alpha") is None
+    assert [result.spec.repeat for result in store.results(run)] == list(range(6))
+    controls = list(store.controls(run))
+    assert [result.spec.repeat for result in controls] == [0, 1, 2]
+    assert all(result.measurement is not None for result in controls)
+
+
+def test_controls_are_counted_apart_from_the_jobs_of_the_matrix(store: Store) -> None:
+    run = submitted_with_controls(store)
+    first = claimed(store)
+    progress, info = store.progress(run), store.run(run)
+    for found in (progress, info, store.runs()[0]):
+        assert found.states == {State.QUEUED: 6}
+        assert found.control_states == {State.RUNNING: 1, State.QUEUED: 2}
+        assert (found.jobs, found.controls) == (6, 3)
+    assert (progress.cells, progress.cells_done) == (1, 0)
+    assert [label for label, _, _ in progress.running] == ["control densenet121_baseline batch 1 cpu #1"]
+    store.finish(first, Ending(outcome=Outcome.ERROR, reason="why"))
+    for _ in range(7):
+        measured(store)
+    progress = store.progress(run)
+    assert (progress.states, progress.outcomes, progress.failures) == ({State.DONE: 6}, {Outcome.OK: 6}, ())
+    assert progress.cells_done == 1
+    assert not progress.finished
+    assert store.ended_runs() == []
+    measured(store)
+    assert store.progress(run).finished
+    assert store.run(run).control_states == {State.FAILED: 1, State.DONE: 2}
+
+
+def test_a_control_is_measured_anew_in_every_run_and_never_twice_in_one(store: Store) -> None:
+    submitted_with_controls(store)
+    factories.measure_all(store, "cpu@alpha")
+    protocol = factories.PROTOCOL.model_copy(update={"paired": False, "control_every": 4})
+    mine = frozenset({factories.environment().key})
+    again = store.submit(factories.matrix(protocol=protocol, repeats=7), environments=mine)
+    assert (again.jobs, again.done_already) == (7, 6)
+    assert store.adopt("cpu@alpha") == 6
+    control = claimed(store)
+    assert is_control(control)
+    assert store.finish(control, replace(factories.ok(control), remeasure=True))
+    assert store.run(again.run_id).control_states[State.DONE] == 1
+
+
+def test_a_run_with_controls_that_is_cancelled_is_brought_back_whole(store: Store) -> None:
+    run = submitted_with_controls(store)
+    store.cancel(run)
+    assert store.run(run).finished
+    assert store.resume(run) == 6
+    assert factories.measure_all(store, "cpu@alpha") == 9
 
 
 # ---- leases

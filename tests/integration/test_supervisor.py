@@ -37,6 +37,15 @@ def ok():
     report(outcome="ok", reason="", measurement={**template, "spec": request["spec"]})
 """
 
+#: Others have a processor to themselves while it measures, but for the second time.
+SPOILT_AT_FIRST = """
+mark = sys.argv[1] + ".spoilt"
+if not os.path.exists(mark):
+    open(mark, "w").close()
+    template["contention"]["others_s"] = 4.0
+ok()
+"""
+
 
 class Farm:
     """One job of a fresh store, and a supervisor whose children are small scripts."""
@@ -86,6 +95,21 @@ def test_a_job_is_measured_and_its_measurement_kept(farm: Farm) -> None:
     assert (found.outcome, found.attempts) == (Outcome.OK, 1)
     assert found.measurement is not None
     assert found.measurement.spec == found.spec
+
+
+def test_a_measurement_that_others_spoilt_is_made_again(farm: Farm) -> None:
+    job, served = farm.submit(), farm.supervisor(SPOILT_AT_FIRST)
+    assert [served.handle(job) for _ in range(3)] == ["ok", "ok", "skipped"]
+    found = farm.result()
+    assert (found.attempts, found.remeasured) == (2, 1)
+    assert found.measurement is not None
+    assert found.measurement.contention == factories.contention()
+
+
+def test_a_rule_that_breaks_costs_no_measurement(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("farm.verdict.judge", lambda _: 1 / 0)
+    assert farm.serve("ok()") == "ok"
+    assert farm.result().measurement is not None
 
 
 def test_a_message_whose_job_is_done_is_skipped(farm: Farm) -> None:

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from farm.errors import BadInput
-from farm.measurement import Memory, Outcome, Samples, Usage
+from farm.measurement import Accuracy, Memory, Outcome, Samples, Usage
 from results_store.__main__ import app
 from results_store.collate import Row, collate, export
 from results_store.exporters.csv import COLUMNS
@@ -187,6 +187,111 @@ def test_a_speed_up_is_the_ratio_to_the_baseline_with_the_same_batch_and_allocat
         for recipe, ratio in zip(recipes, (1, 3, 1, 2), strict=True)
         for batch in ("1", "8")
     }
+
+
+def test_a_paired_speed_up_has_its_interval_over_repeats_and_names_its_control(
+    store: Store, tmp_path: Path
+) -> None:
+    run = factories.submitted(store, repeats=3)
+    for control_ms in (19.0, 20.0, 21.0):
+        measure(store, control=factories.baseline_beside(control_ms))
+    [row] = table(store, run, tmp_path)
+    assert float(row["speedup"]) == pytest.approx(2.0, rel=0.002)
+    assert float(row["speedup_low"]) < 1.9
+    assert float(row["speedup_high"]) > 2.1
+    assert row["control"] == "baseline"
+    assert row["speedup_unpaired"] == "1"
+
+
+def test_a_repeat_that_is_invalid_enters_no_paired_speed_up(store: Store, tmp_path: Path) -> None:
+    run = factories.submitted(store, repeats=3)
+    for _ in range(2):
+        measure(store, control=factories.baseline_beside(20.0))
+    measure(store, control=factories.baseline_beside(90.0), contention=factories.contention(others_s=4.0))
+    [row] = table(store, run, tmp_path)
+    assert row["verdict"] == "INVALID"
+    assert float(row["speedup"]) == float(row["speedup_high"]) == pytest.approx(2.0, rel=1e-4)
+
+
+def test_without_a_live_control_the_paired_columns_are_empty(store: Store, tmp_path: Path) -> None:
+    run = factories.submitted(store)
+    measure(store)
+    [row] = table(store, run, tmp_path)
+    assert {row[name] for name in ("speedup", "speedup_low", "speedup_high", "control")} == {""}
+
+
+def answers_of_eight(**fields: Any) -> Accuracy:
+    """All right, for the inputs that were timed."""
+    right = dict.fromkeys(("samples", "top1_correct", "top5_correct", "baseline_top1_correct", "agreeing"), 8)
+    return factories.accuracy(**{**right, **fields})
+
+
+def test_accuracy_is_of_the_repeats_that_answered_for_the_most_samples(store: Store, tmp_path: Path) -> None:
+    run = factories.submitted(store, repeats=3)
+    few = answers_of_eight(top1_correct=1, logits_relative_error=0.2)
+    measure(store)
+    measure(store, accuracy=few)
+    measure(store, accuracy=few)
+    [row] = table(store, run, tmp_path)
+    assert float(row["accuracy_top1"]) == pytest.approx(100 * 850 / 900, rel=1e-5)
+    assert (row["accuracy_samples"], row["logits_relative_error"]) == ("900", "0.001")
+    assert row["missing"] == ""
+
+
+def test_accuracy_of_few_samples_says_that_the_first_repeat_was_not_measured(store: Store, tmp_path: Path) -> None:
+    run = factories.submitted(store, repeats=2)
+    end(store, Outcome.ERROR)
+    measure(store, accuracy=answers_of_eight())
+    [row] = table(store, run, tmp_path)
+    assert row["accuracy_samples"] == "8"
+    assert "the first repeat" in row["missing"]
+
+
+def test_what_lies_between_controls_that_differ_is_suspect_and_controls_are_no_rows(
+    store: Store, tmp_path: Path
+) -> None:
+    protocol = factories.PROTOCOL.model_copy(update={"paired": False, "control_every": 3})
+    run = factories.submitted(store, protocol=protocol, repeats=2, batch_sizes=(1, 2, 4))
+    for at in range(9):  # a control, three jobs, a control, three jobs, a control that takes longer
+        measure(store, timed_from=1000.0 + at, samples=factories.samples(20.0 if at == 8 else 10.0))
+    rows = table(store, run, tmp_path)
+    assert [row["batch_size"] for row in rows] == ["1", "2", "4"]
+    assert {row["repeats_measured"] for row in rows} == {"2"}
+    drifted = "unstable: the control drifted by +100.0% while this was measured"
+    assert {(row["verdict"], row["verdict_reasons"]) for row in rows} == {("SUSPECT", drifted)}
+
+
+def verdicts_by_batch(store: Store, folder: Path, took_ms: dict[int, float], **fields: Any) -> dict[str, str]:
+    """Reasons of the rows of one recipe that took so long at these batch sizes."""
+    run = factories.submitted(store, batch_sizes=tuple(took_ms))
+    while (claim := store.claim("cpu@alpha")) is not None:
+        samples = factories.samples(took_ms[claim.spec.batch_size])
+        spoilt = fields if claim.spec.batch_size == min(took_ms) else {}
+        assert store.finish(claim, factories.ok(claim, samples=samples, **spoilt))
+    return {row["batch_size"]: row["verdict_reasons"] for row in table(store, run, folder)}
+
+
+def test_a_larger_batch_that_takes_less_time_than_a_smaller_one_is_in_doubt(store: Store, tmp_path: Path) -> None:
+    found = verdicts_by_batch(store, tmp_path, {1: 10.0, 8: 30.0, 16: 12.5})
+    assert found == {"1": "", "8": "", "16": "implausible: batch 16 took 12.5 ms in total, batch 8 took 30 ms"}
+
+
+def test_a_larger_batch_that_takes_less_time_within_noise_is_not_in_doubt(store: Store, tmp_path: Path) -> None:
+    assert verdicts_by_batch(store, tmp_path, {1: 10.0, 2: 9.99}) == {"1": "", "2": ""}
+
+
+def test_a_batch_whose_figure_is_invalid_puts_no_larger_one_in_doubt(store: Store, tmp_path: Path) -> None:
+    found = verdicts_by_batch(store, tmp_path, {1: 90.0, 8: 30.0}, evidence={"compiled": False})
+    assert found == {"1": "fallback: the graph was not compiled", "8": ""}
+
+
+def test_batches_of_different_recipes_are_not_compared(store: Store, tmp_path: Path) -> None:
+    run = factories.submitted(store, optimizations=("baseline", "amp"), batch_sizes=(1, 8))
+    took_ms = {("baseline", 1): 10.0, ("baseline", 8): 60.0, ("amp", 1): 2.0, ("amp", 8): 9.0}
+    while (claim := store.claim("cpu@alpha")) is not None:
+        samples = factories.samples(took_ms[str(claim.spec.recipe), claim.spec.batch_size])
+        assert store.finish(claim, factories.ok(claim, samples=samples))
+    assert {row["verdict"] for row in table(store, run, tmp_path)} == {"VALID"}
 
 
 def test_an_invalid_row_keeps_its_figures_and_enters_no_ratio(store: Store, tmp_path: Path) -> None:

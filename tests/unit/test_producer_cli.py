@@ -71,10 +71,17 @@ def test_a_wrong_request_ends_with_2_and_one_message_and_leaves_nothing(
     assert empty(place)
 
 
+def test_a_dry_run_counts_controls_apart_from_the_jobs(place: Path) -> None:
+    asked = ("--batch-sizes", "1,2,4", "--optimizations", "baseline,amp", "--protocol", "quick")
+    result = submit(*asked, "--repeats", "2", "--dry-run")
+    assert "6 cells × 2 repeats = 12 jobs + 3 controls, about" in result.stdout
+    assert empty(place)
+
+
 def test_a_dry_run_prints_cells_and_jobs_and_needs_nothing(place: Path) -> None:
     result = submit("--optimizations", "baseline,channels_last+amp", "--repeats", "3", "--dry-run")
     assert result.exit_code == 0
-    assert "6 cells × 3 repeats = 18 jobs" in result.stdout
+    assert "6 cells × 3 repeats = 18 jobs, about" in result.stdout
     assert "channels_last+amp" in result.stdout
     assert empty(place)
 

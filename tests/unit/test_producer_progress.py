@@ -58,6 +58,23 @@ def test_one_line_says_what_is_done_what_runs_where_since_when_and_what_is_left(
     assert "about 1 min 50 s left" in line
 
 
+def test_measurements_made_again_are_counted_where_there_are_any() -> None:
+    assert "3 measured again" in shown.summary(progress(remeasured=3))
+    assert "again" not in shown.summary(progress())
+
+
+def test_controls_are_shown_apart_from_the_jobs() -> None:
+    line = shown.summary(progress(control_states={State.DONE: 1, State.QUEUED: 2}))
+    assert "[4/10 jobs + 1/3 controls] 2/5 cells" in line
+    assert "about 2 min 30 s left" in line
+
+
+def test_a_run_that_only_waits_for_its_last_control_is_not_finished() -> None:
+    last = progress(**FINISHED, control_states={State.QUEUED: 1})
+    ended = progress(**FINISHED, control_states={State.DONE: 1})
+    assert [line.endswith("finished") for line in followed(last, ended).splitlines()] == [False, True]
+
+
 def test_time_left_is_shared_by_those_who_work_at_once() -> None:
     both = (("a", "cpu@alpha", 1000.0), ("b", "cpu@beta", 1000.0))
     assert shown.time_left_s(progress(running=both)) == pytest.approx(60.0)

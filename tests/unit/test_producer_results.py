@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -13,7 +14,7 @@ from results_store.store import Ending, open_store
 from tests import factories
 
 
-def rows(folder: Path) -> list[Row]:
+def rows(folder: Path, **measured: Any) -> list[Row]:
     """One cell measured, one unsupported, one not yet."""
     with closing(open_store(f"sqlite:///{folder}/farm.db")) as store:
         run_id = store.submit(factories.matrix(batch_sizes=(1, 2, 4))).run_id
@@ -21,7 +22,7 @@ def rows(folder: Path) -> list[Row]:
         while (claim := store.claim("cpu@alpha")) is not None:
             unsupported = Ending(outcome=Outcome.UNSUPPORTED, reason="no such\ninstruction")
             if claim.spec.batch_size < 4:  # the third stays with its worker
-                store.finish(claim, factories.ok(claim) if claim.spec.batch_size == 1 else unsupported)
+                store.finish(claim, factories.ok(claim, **measured) if claim.spec.batch_size == 1 else unsupported)
         return list(collate(store, run_id).rows)
 
 
@@ -47,3 +48,13 @@ def test_a_narrow_terminal_still_shows_every_variant_whole(tmp_path: Path) -> No
 def test_a_row_without_figures_has_a_note_that_says_why_on_one_line(tmp_path: Path) -> None:
     [note] = [note for note in results.notes(rows(tmp_path)) if "batch 2 " in note]
     assert note == "densenet121_baseline batch 2 cpu: no such instruction"
+
+
+def test_a_measured_row_shows_its_interval_its_speed_up_and_its_verdict(tmp_path: Path) -> None:
+    line = printed(rows(tmp_path, control=factories.baseline_beside(20.0)), 200).splitlines()[1]
+    assert line.split()[3:7] == ["10.000", "9.986–10.014", "2.00", "(2.00–2.00)"]
+    assert line.split()[-1] == "VALID"
+
+
+def test_a_speed_up_without_a_live_control_says_so(tmp_path: Path) -> None:
+    assert "1.00 unpaired" in printed(rows(tmp_path), 200)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,19 @@ def test_a_lost_queue_is_filled_again(store: Store, broker: Broker, reconciler: 
     broker.queues.clear()
     clock.now += FIRST_PAUSE_S
     assert reconciler.step() == 3
+
+
+def test_the_last_job_of_a_run_gets_a_message_each_time_it_is_to_be_measured_again(
+    store: Store, broker: Broker, reconciler: Reconciler, clock: Clock
+) -> None:
+    submit(store)
+    for _ in range(1 + factories.PROTOCOL.remeasure):
+        assert reconciler.step() == 1
+        claim = store.claim("cpu@alpha", broker.queues["cpu"].pop())
+        assert claim is not None
+        assert store.finish(claim, replace(factories.ok(claim), remeasure=True))
+        clock.now += 2 * FIRST_PAUSE_S
+    assert reconciler.step() == 0
 
 
 def test_a_queue_that_no_living_worker_serves_gets_no_messages(

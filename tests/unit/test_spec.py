@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.errors import BadInput
-from farm.spec import PRESETS, JobSpec, Matrix, changed, job, preset, validated
+from farm.spec import PRESETS, JobSpec, Matrix, Protocol, changed, job, preset, validated
 
 RECIPES = ["baseline", "channels_last", "amp", "torchscript", "compile", "onnxruntime"]
 
@@ -75,6 +75,63 @@ def test_repeats_are_outermost_and_cells_are_shuffled_from_the_seed() -> None:
     assert sorted(first) == sorted(second)
     assert jobs == matrix(repeats=2).jobs()
     assert jobs != matrix(repeats=2, seed=1).jobs()
+
+
+UNPAIRED = Protocol(paired=False, control_every=4)
+
+
+def test_a_control_comes_first_after_every_so_many_jobs_and_last() -> None:
+    three = ("baseline", "amp", "compile")
+    planned = matrix(repeats=1, optimizations=three, batch_sizes=(1, 2, 4), protocol=UNPAIRED)
+    jobs = planned.jobs()
+    [control] = planned.controls()
+    marks = ["C" if spec.cell == control else "j" for spec in planned.plan()]
+    assert "".join(marks) == "CjjjjCjjjjCjC"
+    assert [spec.repeat for spec in planned.plan() if spec.cell == control] == [0, 1, 2, 3]
+    assert [spec for spec in planned.plan() if spec.cell != control] == jobs
+    even = matrix(repeats=2, batch_sizes=(1, 2), optimizations=("baseline", "amp"), protocol=UNPAIRED).plan()
+    assert "".join("C" if spec.protocol.name == "control" else "j" for spec in even) == "CjjjjCjjjjC"
+
+
+def test_each_device_has_a_control_of_its_own_with_the_baseline_of_the_first_model_and_batch_size() -> None:
+    planned = matrix(
+        devices=("cpu", "cuda"),
+        batch_sizes=(8, 1),
+        optimizations=("amp",),
+        repeats=3,
+        threads=2,
+        protocol=UNPAIRED,
+    )
+    cpu, cuda = planned.controls()
+    assert [str(cell.recipe) for cell in (cpu, cuda)] == ["baseline"] * 2
+    assert (cpu.device, cuda.device, cpu.batch_size, cpu.threads) == ("cpu", "cuda", 8, 2)
+    for control in (cpu, cuda):
+        ours = [spec for spec in planned.plan() if spec.device == control.device]
+        assert "".join("C" if spec.cell == control else "j" for spec in ours) == "CjjjjCjjC"
+
+
+def test_a_control_is_not_measured_again_and_never_taken_for_a_cell_of_the_matrix() -> None:
+    planned = matrix(optimizations=("baseline",), batch_sizes=(1,), repeats=9, protocol=UNPAIRED)
+    [control], [cell] = planned.controls(), planned.cells()
+    assert control.protocol.remeasure == 0
+    assert control.key != cell.key
+    assert control.protocol.model_copy(update={"name": cell.protocol.name, "remeasure": 2}) == cell.protocol
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"protocol": Protocol(paired=True)},
+        {"protocol": Protocol(paired=False, control_every=None)},
+        {"protocol": UNPAIRED, "repeats": 4},
+    ],
+)
+def test_there_are_no_controls_beside_live_ones_where_none_are_wanted_or_for_few_jobs(
+    fields: dict[str, Any],
+) -> None:
+    planned = matrix(**{"optimizations": ("amp",), "batch_sizes": (1,), "repeats": 40, **fields})
+    assert planned.controls() == []
+    assert planned.plan() == planned.jobs()
 
 
 def test_a_recipe_named_twice_is_one_cell() -> None:

@@ -48,6 +48,7 @@ def test_every_variant_has_a_log_with_its_figures_by_batch_size(store: Store, tm
             memory=Memory(floor_bytes=200 << 20, peak_bytes=300 << 20),
             build_s=33.0,
             build_spent_s=33.0,
+            control=factories.baseline_beside(2 * milliseconds, calls=1500),
         )
         store.finish(claim, ending)
     logs = written(store, run, tmp_path)
@@ -57,6 +58,7 @@ def test_every_variant_has_a_log_with_its_figures_by_batch_size(store: Store, tm
     assert points(log, "latency_ms/p50") == pytest.approx({1: 10, 8: 80}, rel=0.02)
     assert points(log, "latency_ms/p50")[1] < points(log, "latency_ms/p90")[1] <= points(log, "latency_ms/p99")[1]
     assert points(log, "end_to_end_ms/p50") == pytest.approx({1: 11, 8: 81}, rel=0.02)
+    assert points(log, "speedup/paired") == pytest.approx({1: 2, 8: 2}, rel=0.01)
     assert points(log, "throughput/samples_per_s") == pytest.approx({1: 100, 8: 100}, rel=0.02)
     assert points(log, "accuracy/top1_pct") == pytest.approx({1: 94.44, 8: 94.44}, rel=1e-3)
     assert points(log, "memory/ram_mib") == {1: 100, 8: 100}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from farm.measurement import Control, Grown, Hardware, Measurement, Samples, Usage
-from farm.verdict import RULES, Level, judge, worst
+from farm.verdict import RULES, Level, Reason, Verdict, judge, mendable, worst
 from tests import factories
 
 
@@ -308,3 +308,27 @@ def test_the_verdict_over_repeats_is_the_worst_with_each_reason_once() -> None:
     assert together.level is Level.INVALID
     assert [reason.code for reason in together.reasons] == ["fallback", "unstable"]
     assert worst([]).level is Level.VALID
+
+
+@pytest.mark.parametrize(
+    ("found", "mends"),
+    [
+        ([], False),
+        ([("contaminated", Level.INVALID)], True),
+        ([("throttled", Level.SUSPECT)], True),
+        ([("unstable", Level.SUSPECT), ("implausible", Level.SUSPECT)], True),
+        ([("implausible", Level.SUSPECT)], False),
+        ([("unstable", Level.INVALID), ("fallback", Level.INVALID)], False),
+    ],
+)
+def test_measuring_again_helps_against_what_others_did_but_not_where_it_is_worthless_anyway(
+    found: list[tuple[str, Level]], mends: bool
+) -> None:
+    reasons = tuple(Reason(code=code, level=level, text="") for code, level in found)
+    assert mendable(Verdict(reasons=reasons)) is mends
+
+
+def test_measuring_again_does_not_help_where_others_cannot_be_seen_or_the_partner_is_the_other() -> None:
+    assert not mendable(judge(factories.measurement(contention=None)))
+    assert not mendable(judge(factories.measurement(**factories.control(cell_idle_share=0.9))))
+    assert mendable(judge(factories.measurement(contention=factories.contention(others_s=4.0))))

@@ -1,0 +1,66 @@
+"""Whether a host drifted while something was measured there: told by the controls before and after it (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from farm import statistics
+from farm.measurement import Measurement
+from farm.verdict import Level, Reason
+
+#: One device of one host, with all that decides its speed.
+_Place: TypeAlias = tuple[str, str | None, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """What a control took at one moment."""
+
+    place: _Place
+    #: First timed call, seconds since the epoch.
+    at: float
+    #: Nanoseconds, with its 95 % interval.
+    median: float
+    low: float
+    high: float
+
+
+def marks(controls: Iterable[Measurement]) -> list[Mark]:
+    """The controls by time; those with too few samples for an interval say nothing."""
+    return sorted((mark for control in controls for mark in _mark(control)), key=lambda mark: mark.at)
+
+
+def drifted(measurement: Measurement, controls: Iterable[Mark]) -> Iterator[Reason]:
+    """The last control before a measurement and the first after it are further apart than chance explains.
+
+    Args:
+        measurement: what was measured in between.
+        controls: by time, of any place; nothing is said where there is not one on either side.
+    """
+    here, at = [mark for mark in controls if mark.place == _place(measurement)], _began(measurement)
+    before = next((mark for mark in reversed(here) if mark.at <= at), None)
+    after = next((mark for mark in here if mark.at > at), None)
+    if before is None or after is None or (before.low <= after.high and after.low <= before.high):
+        return
+    change = after.median / before.median - 1
+    if abs(change) > measurement.spec.protocol.target_half_width:
+        text = f"the control drifted by {change:+.1%} while this was measured"
+        yield Reason(code="unstable", level=Level.SUSPECT, text=text)
+
+
+def _mark(control: Measurement) -> Iterator[Mark]:
+    samples = control.samples.device_ns
+    median, interval = statistics.percentile(samples, 50), statistics.percentile_interval(samples, 50)
+    if median is not None and interval is not None:
+        yield Mark(place=_place(control), at=_began(control), median=median, low=interval[0], high=interval[1])
+
+
+def _place(measurement: Measurement) -> _Place:
+    environment = measurement.environment
+    return environment.host, environment.device_uuid, environment.key
+
+
+def _began(measurement: Measurement) -> float:
+    return measurement.started_at if measurement.timed_from is None else measurement.timed_from
