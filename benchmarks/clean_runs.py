@@ -30,7 +30,7 @@ def main() -> None:
     asked = ["--models", given.model, "--batch-sizes", given.batch_size, "--protocol", "quick"]
     asked += ["--optimizations", RECIPES, "--set", "remeasure=0"]
     run(*asked, "--repeats", "1")
-    results, _ = run(*asked, "--repeats", str(given.repeats))
+    results = run(*asked, "--repeats", str(given.repeats))
     verdicts = [judge(result.measurement) for result in results if result.measurement is not None]
     flagged = [verdict for verdict in verdicts if verdict.level is not Level.VALID]
     for text, count in Counter(str(reason) for verdict in flagged for reason in verdict.reasons).most_common():

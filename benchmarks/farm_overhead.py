@@ -16,10 +16,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import time
-from contextlib import closing, suppress
-
-import psutil
+from contextlib import closing
 
 from benchmarks.figures import Figure, print_last
 from farm.measurement import Measurement
@@ -29,43 +26,21 @@ from results_store.store import JobResult, open_store
 RECIPES = "baseline,channels_last,amp,channels_last+amp,onnxruntime,openvino"
 SHARE, SUPERVISOR, TWO = 0.80, 0.02, 0.55
 
-#: How often the farm's own processes are looked at.
-_LOOK_S = 1.0
 
-
-def run(*arguments: str) -> tuple[list[JobResult], float]:
-    """Submits to an embedded farm and waits: the jobs' results, and the supervisors' share of a processor."""
+def run(*arguments: str) -> list[JobResult]:
+    """Submits to an embedded farm and waits: the results of the run's jobs and of its controls."""
     command = [sys.executable, "-m", "producer", "submit-matrix", "--local", "--wait", "--again", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as producer:
-        used = watched(producer)
-    if producer.returncode != 0:
-        raise SystemExit(f"{' '.join(command)} ended with {producer.returncode}")
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
     with closing(open_store(load().database)) as store:
-        return list(store.results(store.run("latest").run_id)), used
+        run_id = store.run("latest").run_id
+        return [*store.results(run_id), *store.controls(run_id)]
 
 
-def watched(producer: subprocess.Popen[bytes]) -> float:
-    """Share of a processor that supervisors used, from the first look at each to the last."""
-    first: dict[int, tuple[float, float]] = {}
-    last: dict[int, tuple[float, float]] = {}
-    while producer.poll() is None:
-        for process in supervisors(producer.pid):
-            with suppress(psutil.Error):
-                times = process.cpu_times()
-                last[process.pid] = (time.monotonic(), times.user + times.system)
-                first.setdefault(process.pid, last[process.pid])
-        time.sleep(_LOOK_S)
-    shares = [(last[pid][1] - first[pid][1]) / max(1e-9, last[pid][0] - first[pid][0]) for pid in first]
-    return max(shares, default=0.0)
-
-
-def supervisors(producer: int) -> list[psutil.Process]:
-    """The pool's processes: children of a worker's own process that run the same program."""
-    with suppress(psutil.Error):
-        family = psutil.Process(producer).children(recursive=True)
-        workers = [process for process in family if "workers" in process.cmdline()]
-        return [process for process in workers if process.ppid() in {worker.pid for worker in workers}]
-    return []
+def supervisor_share(results: list[JobResult]) -> float:
+    """Share of a processor that the supervisor used while a child's calls were timed, over all jobs."""
+    found = [r.measurement.telemetry for r in results if r.measurement and r.measurement.telemetry]
+    used = [counter.total for telemetry in found if (counter := telemetry.counters.get("supervisor_cpu_s"))]
+    return sum(used) / sum(telemetry.window_s for telemetry in found)
 
 
 def seconds(results: list[JobResult]) -> tuple[float, float]:
@@ -96,10 +71,11 @@ def main() -> None:
     asked += ["--set", "remeasure=0"]
     whole = [*asked, "--optimizations", RECIPES]
     run(*whole, "--repeats", "1")
-    results, used = run(*whole, "--repeats", str(given.repeats))
+    results = run(*whole, "--repeats", str(given.repeats))
+    used = supervisor_share(results)
     wall_s, timed_s = seconds(results)
     print(f"{len(results)} jobs in {wall_s:.1f} s, {timed_s:.1f} s of it in warm-up and windows")
-    print(f"a supervisor used {used:.2%} of a processor")
+    print(f"the supervisor used {used:.2%} of a processor while calls were timed")
     share = timed_s / wall_s
     figures = [
         Figure(
@@ -118,7 +94,7 @@ def two_workers(asked: list[str], repeats: int) -> Figure:
     single = [*asked, "--optimizations", "baseline,channels_last", "--threads", "1"]
     run(*single, "--repeats", "1")
     one_s, two_s = (
-        seconds(run(*single, "--repeats", str(repeats), "--workers", str(workers))[0])[0] for workers in (1, 2)
+        seconds(run(*single, "--repeats", str(repeats), "--workers", str(workers)))[0] for workers in (1, 2)
     )
     print(f"1-thread jobs: {one_s:.1f} s on one worker, {two_s:.1f} s on two")
     return Figure(

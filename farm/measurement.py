@@ -316,7 +316,7 @@ class Measurement(Value):
     energy: Energy | None = None
     #: None of the repeats after the first.
     memory: Memory | None = None
-    #: Of the first repeat over the test part; of the others over the inputs that were timed.
+    #: Of the first repeat over the test part; of the others over a few of the inputs that were timed.
     accuracy: Accuracy
     #: The first call of all, and how long warm-up took until it was steady (or capped).
     first_call_s: float

@@ -25,6 +25,8 @@ from farm.timing import Stopwatch
 
 #: Distinct inputs together take at most so much.
 _INPUT_BYTES = 2**30
+#: A repeat answers for so many of the images that were timed, and for a whole batch.
+_FEW = 16
 _MAX_REASON_CHARS = 500
 
 
@@ -224,14 +226,14 @@ def _measured(
 def _asked(ready: Prepared, spec: JobSpec) -> tuple[Split, np.ndarray]:
     """The images of the accuracy pass, and the baseline's logits for them.
 
-    A cell's first repeat takes the whole test part; the others, which load the same artifact, the images that were
-    timed: enough to see that they answer alike.
+    A cell's first repeat takes the whole test part; the others, which load the same artifact, a few of the images
+    that were timed: enough to see that they answer alike.
     """
     reference = ready.made.reference_logits
     if spec.repeat == 0:
         return ready.test, reference
-    timed = np.arange(min(len(ready.test.images), len(ready.inputs) * spec.batch_size))
-    return datasets.drawn(ready.test, timed), reference[timed]
+    few = np.arange(min(len(ready.test.images), len(ready.inputs) * spec.batch_size, max(_FEW, spec.batch_size)))
+    return datasets.drawn(ready.test, few), reference[few]
 
 
 def _evidence(session: runtimes.Session, on_device: Any) -> dict[str, Any]:

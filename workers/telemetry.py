@@ -28,6 +28,20 @@ class Moment:
     readings: tuple[Reading, ...]
 
 
+class OwnSource:
+    """What watching costs: the counter `supervisor_cpu_s`, processor time of this very process."""
+
+    facts: Mapping[str, float] = MappingProxyType({})
+    missing: Mapping[str, str] = MappingProxyType({})
+
+    def read(self, pid: int) -> Reading:
+        """This process's, whatever it watches."""
+        return Reading(counters={"supervisor_cpu_s": time.process_time()})
+
+    def close(self) -> None:
+        """Holds nothing open."""
+
+
 class Recorder:
     """Keeps what the sources say each time it is asked to look."""
 
@@ -74,7 +88,7 @@ class Recorder:
 def recorder(every_s: float, processors: Sequence[int], gpu_uuid: str | None) -> Iterator[Recorder]:
     """A recorder of these processors, and of the GPU where there is one; its files are open as long as it is."""
     with ExitStack() as held:
-        sources: list[Source] = [HostSource(processors)]
+        sources: list[Source] = [HostSource(processors), OwnSource()]
         missing = {}
         if gpu_uuid is not None:
             try:

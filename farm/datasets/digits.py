@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import importlib.util
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,10 +25,27 @@ def load(part: str, image_size: int, folder: Path | None) -> Split:
     pixels, labels = _read()
     order = np.random.default_rng(SEED).permutation(len(labels))
     chosen = np.sort(order[:TEST_SIZE] if part == "test" else order[TEST_SIZE:])
-    images = np.stack([_enlarge(pixels[i], image_size) for i in chosen])
-    return Split(images=images, labels=labels[chosen], classes=tuple("0123456789"))
+    return Split(images=_Enlarged(pixels[chosen], image_size), labels=labels[chosen], classes=tuple("0123456789"))
 
 
+@dataclass(frozen=True)
+class _Enlarged:
+    """Images that are enlarged when they are asked for: a repeat looks at a few of them only."""
+
+    pixels: np.ndarray
+    side: int
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, chosen: Any) -> np.ndarray:
+        small = self.pixels[chosen]
+        if small.ndim == 2:
+            return _enlarge(small, self.side)
+        return np.stack([_enlarge(image, self.side) for image in small])
+
+
+@functools.cache
 def _read() -> tuple[np.ndarray, np.ndarray]:
     """All images, (1797, 8, 8) from 0 to 16, and their labels.
 

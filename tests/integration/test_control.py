@@ -222,8 +222,8 @@ def test_without_memory_for_both_the_cell_is_measured_alone_and_says_so(
 def test_only_the_first_repeat_asks_for_the_whole_test_part(spec: JobSpec, settings: Settings) -> None:
     first = measuring.measure_here(spec, settings, alone=True)
     second = measuring.measure_here(spec.model_copy(update={"repeat": 1}), settings, alone=True)
-    assert (first.accuracy.samples, second.accuracy.samples) == (96, 32)
-    assert second.accuracy.agreeing == 32
+    assert (first.accuracy.samples, second.accuracy.samples) == (96, 16)
+    assert second.accuracy.agreeing == 16
 
 
 def test_a_forked_process_cannot_tell_its_memory(spec: JobSpec, settings: Settings) -> None:
