@@ -1,19 +1,17 @@
-"""Can the farm's comparisons be trusted? A/A pairs must show no difference, and a real 3 % must be found.
+"""Can a speed-up be trusted? Two equal things must show no difference, and a real 3 % must be found.
 
-Two live processes, fresh for each pair, hold the very same baseline and are timed in short windows that take
-turns, as a cell and its live control are. One such pair gives one repeat's value, the log of the median ratio. In
-other pairs one of the two really waits, busily, for 3 % of each call's time within the timed call. What is made of
-the windows:
+Three live processes, fresh for each set, hold the very same baseline and are timed in short windows that take
+turns, as a cell and its live control are. One is the control. One is equal to it (A/A). One really waits, busily,
+for 3 % of each call's time within the timed call. A set gives each of the two one repeat of paired ratios; what is
+made of them:
 
-- the standard deviation of the ratio over pairs;
-- trials of the very rule of `results_store compare`, at 10 repeats a side as in `standard`: a result against
-  another one, with the bias that two more groups of A/A pairs showed. Real trials take disjoint groups in the
-  order of measuring (an A/A trial takes two groups, so 400 pairs make 20); many more resample pairs;
-- the smallest change that 30 repeats a side, as in `thorough`, find 8 times of 10, by resampling.
+- the standard deviation of the A/A ratio over sets;
+- trials of the very rule by which a row says faster, slower or no difference found, at 10 repeats as in
+  `standard`: real trials take disjoint groups of sets in the order of measuring, many more resample sets;
+- the smallest change that 10 and, as in `thorough`, 30 repeats find 8 times of 10, by resampling.
 
-    python -m benchmarks.aa_control --keep aa.json                  # about half an hour on 2 cores
-    python -m benchmarks.aa_control --pairs 400 --slowed-pairs 200 --keep aa.json
-    python -m benchmarks.aa_control --read aa.json                  # the figures again, from what was kept
+    python -m benchmarks.aa_control --keep aa.json      # about 20 minutes on 2 processors
+    python -m benchmarks.aa_control --read aa.json      # the figures again, from what was kept
 
 Goals: a standard deviation of at most 2 %; no difference in 95 of 100 A/A trials; the 3 % in 95 of 100.
 """
@@ -32,12 +30,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks import alternating
+from benchmarks.figures import Figure, print_last
 from farm.spec import JobSpec, Protocol, job
-from results_store.compare import Answer, Difference, deviation, differ
+from results_store.collate import Answer, Speedup, speedup
 
 SLOWED = 0.03
 STANDARD, THOROUGH = 10, 30
-GOALS = {"sd": 0.02, "no_difference": 0.95, "found": 0.95}
+SD, SHARE = 0.02, 0.95
 
 #: What a process that is forked from the warm one need not import; nothing is computed there.
 _WARM = ["torch", "torchvision", "sklearn.datasets", "scipy.stats", "farm.building", "farm.measuring"]
@@ -62,120 +61,97 @@ def slowed_window(spec: JobSpec) -> Callable[[], list[int]]:
     return alternating.window_of(replace(watch, call=call))
 
 
-def measured(spec: JobSpec, pairs: int, slowed_pairs: int, rounds: int) -> dict[str, Any]:
-    """Medians of all windows in nanoseconds, by kind: (pairs, rounds, 2), the cell first; kinds take turns."""
+def measured(spec: JobSpec, sets: int, rounds: int) -> dict[str, Any]:
+    """Medians of all windows in nanoseconds, (sets, rounds, 3): control, its equal, the slowed one."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_WARM)
-    makers = {"aa": alternating.farm_window, "slowed": slowed_window}
-    windows: dict[str, list[Any]] = {"aa": [], "slowed": []}
-    for seed, kind in enumerate(_order(pairs, slowed_pairs)):
-        pair = [(makers[kind], spec), (alternating.farm_window, spec)]
-        # the first round warms up
-        windows[kind].append(alternating.rounds(pair, rounds + 1, seed, context)[1:].tolist())
-        print(f"\r{seed + 1} of {pairs + slowed_pairs} pairs", end="", flush=True)
-    print()
+    makers = [(alternating.farm_window, spec), (alternating.farm_window, spec), (slowed_window, spec)]
+    windows = []
+    for number in range(sets):
+        # The first round warms up.
+        windows.append(alternating.rounds(makers, rounds + 1, number, context)[1:].tolist())
+        if number % 20 == 19:
+            print(f"{number + 1} of {sets} sets", flush=True)
     return {"spec": spec.model_dump(mode="json"), "windows_ns": windows}
 
 
-def _order(pairs: int, slowed_pairs: int) -> list[str]:
-    """Both kinds spread evenly, so that drift falls on both alike."""
-    places = [(n / pairs, "aa") for n in range(pairs)] + [
-        (n / slowed_pairs, "slowed") for n in range(slowed_pairs)
-    ]
-    return [kind for _, kind in sorted(places)]
-
-
-def logs(windows: Sequence[Any]) -> np.ndarray:
-    """A value for each pair, as `compare` takes one for each repeat: log of the cell's time ÷ its control's."""
-    medians = np.asarray(windows, dtype=np.float64).reshape(len(windows), -1, 2)
-    found: np.ndarray = np.median(np.log(medians[..., 0] / medians[..., 1]), axis=1)
+def ratios(windows: Sequence[Any] | np.ndarray, which: int) -> np.ndarray:
+    """The control's medians ÷ those of the equal (1) or the slowed one (2): (sets, rounds)."""
+    medians = np.asarray(windows, dtype=np.float64)
+    found: np.ndarray = medians[..., 0] / medians[..., which]
     return found
 
 
-def trial(a: np.ndarray, b: np.ndarray, controls: Sequence[np.ndarray]) -> Difference:
-    """One comparison, as of a run of one recipe and its baseline with another such run."""
-    return differ(a.tolist(), b.tolist(), bias=deviation([control.tolist() for control in controls]))
+def trial(repeats: np.ndarray) -> Speedup:
+    """What a row would say whose repeats had these ratios, (repeats, rounds)."""
+    found = speedup(repeats.tolist())
+    assert found is not None
+    return found
 
 
-def real_trials(aa: np.ndarray, slowed: np.ndarray | None = None) -> list[Answer]:
-    """Disjoint groups in the order of measuring; the A/A pairs that tell the bias are the next two groups."""
-    groups = _groups(aa)
-    controls = [[groups[(n + 2) % len(groups)], groups[(n + 3) % len(groups)]] for n in range(len(groups))]
-    if slowed is None:
-        chosen = range(0, len(groups) - 1, 2)
-        return [trial(groups[n], groups[n + 1], controls[n]).answer for n in chosen]
-    return [trial(a, b, c).answer for a, b, c in zip(groups, _groups(slowed), controls, strict=False)]
+def real_trials(sets: np.ndarray) -> list[Speedup]:
+    """Disjoint groups in the order of measuring."""
+    return [trial(sets[n : n + STANDARD]) for n in range(0, len(sets) - STANDARD + 1, STANDARD)]
 
 
-def _groups(pairs: np.ndarray) -> list[np.ndarray]:
-    return [pairs[n : n + STANDARD] for n in range(0, len(pairs) - STANDARD + 1, STANDARD)]
-
-
-def resampled(aa: np.ndarray, b: np.ndarray, repeats: int, seed: int = 0) -> list[Difference]:
-    """Trials whose groups are drawn from the pairs, with replacement."""
+def resampled(sets: np.ndarray, repeats: int, seed: int = 0) -> list[Speedup]:
+    """Trials whose repeats are drawn from the sets, with replacement."""
     draw = np.random.default_rng(seed)
+    return [trial(sets[draw.integers(len(sets), size=repeats)]) for _ in range(_RESAMPLED)]
+
+
+def smallest_found(sets: np.ndarray, repeats: int) -> float:
+    """The slowdown that is found 8 times of 10, as a share of the time.
+
+    A slowdown moves the interval and leaves its relative width, so each trial finds one that brings its high end
+    under 1; the least that 8 of 10 find is a quantile of these.
+    """
+    return float(np.quantile([found.high for found in resampled(sets, repeats)], 0.8) - 1)
+
+
+def figures(windows: Sequence[Any]) -> list[Figure]:
+    """All that is published, from the windows."""
+    equal, slowed = ratios(windows, 1), ratios(windows, 2)
+    logs = np.median(np.log(equal), axis=1)
+    sd = float(np.expm1(logs.std(ddof=1)))
+    same = _share(resampled(equal, STANDARD), Answer.SAME)
+    found = _share(resampled(slowed, STANDARD), Answer.SLOWER)
+    least = smallest_found(equal, STANDARD), smallest_found(equal, THOROUGH)
+    print(f"{len(equal)} sets: A/A ratio {np.exp(logs.mean()):.4f}, slowed {_middle(slowed):.4f}")
     return [
-        trial(draw.choice(aa, repeats), draw.choice(b, repeats), list(draw.choice(aa, (2, repeats))))
-        for _ in range(_RESAMPLED)
+        Figure(name="A/A ratio, sd over sets", result=f"{sd:.2%}", goal="≤ 2 %", reached=sd <= SD),
+        Figure(
+            name="A/A trials that say 'no difference found'",
+            result=f"{same:.1%} resampled, {_counted(equal, Answer.SAME)} real",
+            goal="≥ 95 %",
+            reached=same >= SHARE,
+        ),
+        Figure(
+            name="trials that find a call slowed by 3 %, standard",
+            result=f"{found:.1%} resampled, {_counted(slowed, Answer.SLOWER)} real",
+            goal="≥ 95 %",
+            reached=found >= SHARE,
+        ),
+        Figure(
+            name="smallest slowdown found 8 times of 10",
+            result=f"{least[0]:.2%} at {STANDARD} repeats, {least[1]:.2%} at {THOROUGH}",
+            goal="published",
+            reached=True,
+        ),
     ]
 
 
-def smallest_found(aa: np.ndarray, repeats: int) -> float:
-    """The slowdown that is found 8 times of 10, as a share.
-
-    A shift of B's logs moves the interval and leaves its width, so each trial finds a shift from its own
-    bias − low on; the least that 8 of 10 find is a quantile of these.
-    """
-    needed = [found.bias - found.low for found in resampled(aa, aa, repeats)]
-    return float(np.expm1(np.quantile(needed, 0.8)))
+def _middle(sets: np.ndarray) -> float:
+    return float(np.exp(np.median(np.log(sets), axis=1).mean()))
 
 
-def figures(windows: dict[str, list[Any]]) -> dict[str, Any]:
-    """All that is published, from the windows."""
-    aa, slowed = logs(windows["aa"]), logs(windows["slowed"])
-    same = [found.answer for found in resampled(aa, aa, STANDARD)]
-    slower = [found.answer for found in resampled(aa, slowed, STANDARD)]
-    return {
-        "pairs": len(aa),
-        "slowed_pairs": len(slowed),
-        "sd": float(np.expm1(aa.std(ddof=1))),
-        "mean_ratio": float(np.exp(aa.mean())),
-        "slowed_ratio": float(np.exp(slowed.mean())),
-        "no_difference": _share(same, Answer.SAME),
-        "no_difference_in_real_trials": _counted(real_trials(aa), Answer.SAME),
-        "found": _share(slower, Answer.SLOWER),
-        "found_in_real_trials": _counted(real_trials(aa, slowed), Answer.SLOWER),
-        "standard_finds": smallest_found(aa, STANDARD),
-        "thorough_finds": smallest_found(aa, THOROUGH),
-    }
+def _share(trials: Sequence[Speedup], wanted: Answer) -> float:
+    return sum(found.answer is wanted for found in trials) / len(trials)
 
 
-def _share(answers: Sequence[Answer], wanted: Answer) -> float:
-    return answers.count(wanted) / len(answers)
-
-
-def _counted(answers: Sequence[Answer], wanted: Answer) -> list[int]:
-    return [answers.count(wanted), len(answers)]
-
-
-def reached(found: dict[str, Any]) -> bool:
-    """Whether the goals are."""
-    return bool(
-        found["sd"] <= GOALS["sd"]
-        and found["no_difference"] >= GOALS["no_difference"]
-        and found["found"] >= GOALS["found"]
-    )
-
-
-def show(found: dict[str, Any]) -> None:
-    """The figures, for people."""
-    same, slower = found["no_difference_in_real_trials"], found["found_in_real_trials"]
-    print(f"{found['pairs']} A/A pairs: ratio {found['mean_ratio']:.4f}, sd {found['sd']:.2%}, goal ≤ 2 %")
-    print(f"  no difference in {found['no_difference']:.1%} of trials, goal ≥ 95 %; real: {same[0]} of {same[1]}")
-    print(f"{found['slowed_pairs']} pairs slowed by {SLOWED:.0%}: ratio {found['slowed_ratio']:.4f}")
-    print(f"  found in {found['found']:.1%} of trials, goal ≥ 95 %; real: {slower[0]} of {slower[1]}")
-    print("smallest slowdown that is found 8 times of 10:")
-    print(f"  {found['standard_finds']:.2%} at {STANDARD} repeats, {found['thorough_finds']:.2%} at {THOROUGH}")
+def _counted(sets: np.ndarray, wanted: Answer) -> str:
+    trials = real_trials(sets)
+    return f"{sum(found.answer is wanted for found in trials)} of {len(trials)}"
 
 
 def prepared(model: str, dataset: str, batch_size: int) -> JobSpec:
@@ -193,27 +169,23 @@ def prepared(model: str, dataset: str, batch_size: int) -> JobSpec:
 def main() -> None:
     """Builds what is missing, measures, and prints the figures last."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    arguments.add_argument("--pairs", type=int, default=200, help="A/A pairs of fresh processes")
-    arguments.add_argument("--slowed-pairs", type=int, default=200, help="pairs of which one is slowed by 3 %%")
-    arguments.add_argument("--rounds", type=int, default=7, help="of two windows, in each pair")
+    arguments.add_argument("--sets", type=int, default=200, help="of three fresh processes each")
+    arguments.add_argument("--rounds", type=int, default=7, help="of three windows, in each set")
     arguments.add_argument("--batch-size", type=int, default=8)
     arguments.add_argument("--model", default="densenet121")
     arguments.add_argument("--dataset", default="digits")
     arguments.add_argument("--keep", type=Path, metavar="PATH", help="write all windows' medians there, as JSON")
     arguments.add_argument("--read", type=Path, metavar="PATH", help="measure nothing: take what was kept there")
     given = arguments.parse_args()
-    if min(given.pairs, given.slowed_pairs) < 2:
-        arguments.error("--pairs and --slowed-pairs must be 2 or more")
+    if given.sets < STANDARD:
+        arguments.error(f"--sets must be {STANDARD} or more: so many make a trial")
     if given.read is not None:
         made = json.loads(given.read.read_text())
     else:
-        spec = prepared(given.model, given.dataset, given.batch_size)
-        made = measured(spec, given.pairs, given.slowed_pairs, given.rounds)
+        made = measured(prepared(given.model, given.dataset, given.batch_size), given.sets, given.rounds)
     if given.keep is not None:
         given.keep.write_text(json.dumps(made))
-    found = figures(made["windows_ns"])
-    show(found)
-    print(json.dumps({"goals": GOALS, **found, "reached": reached(found)}))
+    print_last(figures(made["windows_ns"]))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""The farm's child or template, whose processes get ready to measure, say when they are, and end.
+"""The farm's child or template with one thing changed, for `benchmarks.isolation`.
 
-`python -m benchmarks.ready child …` or `… template …`, for `benchmarks.isolation`.
+`python -m benchmarks.ready child …` or `… template …`: processes get ready to measure, say when they are, and end.
+`python -m benchmarks.ready beside …`: a template whose children have a live control that is started anew.
 Imports no more than the real ones.
 """
 
@@ -11,6 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from farm import control
 from workers import child, template
 
 
@@ -25,5 +27,9 @@ def fulfil(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    child.fulfil = fulfil
-    {"child": child, "template": template}[sys.argv.pop(1)].main()
+    what = sys.argv.pop(1)
+    if what == "beside":
+        control.fork = control.spawn
+    else:
+        child.fulfil = fulfil
+    {"child": child, "template": template, "beside": template}[what].main()

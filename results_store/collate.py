@@ -5,8 +5,9 @@ Every cell of the matrix has a row, measured or not. Only the samples of one cel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -27,6 +28,8 @@ from results_store.store import JobResult, State, Store
 #: Gives the verdict over one measurement.
 _Judge: TypeAlias = Callable[[Measurement], Verdict]
 
+#: With fewer repeats a spread is a guess.
+MIN_REPEATS = 3
 #: Outcome of a row none of whose jobs has ended.
 PENDING = "pending"
 
@@ -56,6 +59,15 @@ class Share:
     high: float
 
 
+class Answer(StrEnum):
+    """Whether two things differ."""
+
+    FASTER = "faster"
+    SLOWER = "slower"
+    SAME = "no difference found"
+    UNKNOWN = "cannot be told"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Speedup:
     """How many times as fast as the live control, with its 95 % interval over repeats."""
@@ -63,6 +75,15 @@ class Speedup:
     value: float
     low: float
     high: float
+    #: That many repeats, each in a process of its own.
+    repeats: int
+
+    @property
+    def answer(self) -> Answer:
+        """Faster or slower than its control where the interval says so; few repeats claim nothing."""
+        if self.repeats < MIN_REPEATS:
+            return Answer.UNKNOWN
+        return Answer.FASTER if self.low > 1 else Answer.SLOWER if self.high < 1 else Answer.SAME
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -342,8 +363,14 @@ def _few_answers(fullest: list[Measurement]) -> dict[str, str]:
 
 
 def _speedup(trusted: list[Measurement]) -> Speedup | None:
-    found = statistics.paired_ratio([m.speedups for m in trusted])
-    return None if found is None else Speedup(value=found[0], low=found[1], high=found[2])
+    return speedup([m.speedups for m in trusted])
+
+
+def speedup(repeats: Sequence[Sequence[float]]) -> Speedup | None:
+    """The speed-up over a live control, from the ratios of each repeat's rounds; None without any."""
+    used = [ratios for ratios in repeats if ratios]
+    found = statistics.paired_ratio(used)
+    return None if found is None else Speedup(value=found[0], low=found[1], high=found[2], repeats=len(used))
 
 
 def _latency(repeats: list[tuple[int, ...]]) -> Latency:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import product
 from typing import Any, TypeAlias
 
@@ -22,10 +21,8 @@ from farm import statistics
 from farm.errors import BadInput
 from farm.measurement import Environment, Measurement, Outcome
 from farm.spec import Cell
-from results_store.collate import PENDING, Collated, Figures, Row
+from results_store.collate import MIN_REPEATS, PENDING, Answer, Collated, Figures, Row
 
-#: With fewer repeats on a side a spread is a guess.
-MIN_REPEATS = 3
 #: Memory and size are shown when they changed by more than this share.
 NOTICEABLE = 0.01
 
@@ -34,15 +31,6 @@ _MAY_DIFFER = ("protocol", "dataset_digest", "model_digest")
 _SIZES = ("ram_bytes", "vram_allocator_bytes", "vram_process_bytes", "model_size_bytes")
 
 _Place: TypeAlias = tuple[Cell, str | None, str | None]
-
-
-class Answer(StrEnum):
-    """What became of B against A."""
-
-    FASTER = "faster"
-    SLOWER = "slower"
-    SAME = "no difference found"
-    UNKNOWN = "cannot be told"
 
 
 @dataclass(frozen=True, kw_only=True)

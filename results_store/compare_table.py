@@ -10,8 +10,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from results_store.collate import Row
-from results_store.compare import Answer, Comparison, Report, each_confidence, told
+from results_store.collate import Answer, Row
+from results_store.compare import Comparison, Report, each_confidence, told
 
 _STYLES = {Answer.FASTER: "green", Answer.SLOWER: "red", Answer.SAME: "", Answer.UNKNOWN: "yellow"}
 _COLUMNS = ("batch size", "device", "A ms", "B ms", "change %", "interval %", "repeats")

@@ -95,6 +95,7 @@ COLUMNS: Mapping[str, Callable[[Row], _Cell]] = {
     "verdict_reasons": lambda row: "; ".join(map(str, row.verdict.reasons)) if row.verdict else None,
     "reason": lambda row: row.reason,
     **_speedup(),
+    "speedup_answer": _measured(lambda f: None if f.speedup is None else str(f.speedup.answer)),
     "speedup_unpaired": _measured(lambda f: f.speedup_unpaired),
     **_latency("latency", lambda f: f.device),
     **_latency("end_to_end", lambda f: f.end_to_end),

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from farm.errors import BadInput
 from farm.measurement import Control, Measurement, Outcome, Samples
 from results_store.__main__ import app
-from results_store.collate import Collated, collate
-from results_store.compare import Answer, Comparison, Report, compare, differ
+from results_store.collate import Answer, Collated, collate
+from results_store.compare import Comparison, Report, compare, differ
 from results_store.store import Ending, Store
 from tests import factories
 
