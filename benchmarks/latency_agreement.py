@@ -23,7 +23,6 @@ import numpy as np
 
 from benchmarks import alternating
 from benchmarks.figures import Figure, print_last
-from farm import telemetry
 from farm.spec import JobSpec, Protocol, job
 
 GOAL = 0.02
@@ -122,7 +121,6 @@ def _onnxruntime(made: Any, images: np.ndarray, spec: JobSpec) -> Callable[[], A
 
 
 def _openvino(made: Any, images: np.ndarray, spec: JobSpec) -> Callable[[], Any]:
-    telemetry.forbid()
     import openvino
 
     hint = {"fp32": "f32", "int8_static": "f32", "bf16": "bf16"}[spec.recipe.precision]

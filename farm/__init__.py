@@ -8,9 +8,13 @@ from __future__ import annotations
 from pkgutil import extend_path
 from typing import TYPE_CHECKING, Any
 
+from farm import privacy
+
 if TYPE_CHECKING:
     from farm.measuring import measure
     from farm.spec import job
+
+privacy.protect()
 
 __path__ = extend_path(__path__, __name__)
 __version__ = "0.1.0"

@@ -64,9 +64,8 @@ def prepare() -> None:
 
     # First of all: threads that computed before a fork are not there after it, and a child would wait for them.
     torch.set_num_threads(1)
-    from farm import environment, plugins, telemetry
+    from farm import environment, plugins
 
-    telemetry.forbid()
     for name in _MODULES:
         # Broad: what is missing or broken is the business of the job that needs it.
         with contextlib.suppress(Exception):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from farm import telemetry, training
+from farm import training
 from farm.compression import Support, Task
 from farm.datasets import Split
 from farm.errors import Unsupported
@@ -47,7 +47,6 @@ def compress(model: torch.nn.Module, task: Task) -> tuple[torch.nn.Module, Mappi
 
 def _rounding(model: torch.nn.Module, train: Split) -> Any:
     """A copy of the model that rounds."""
-    telemetry.forbid()
     import nncf
     import torch
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters

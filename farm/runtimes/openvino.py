@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from farm import onnx_graph, profiling, telemetry
+from farm import onnx_graph, profiling
 from farm.measurement import Profile
 from farm.precision import PRECISIONS
 from farm.runtimes import Session, Support, Workload
@@ -45,7 +45,8 @@ def build(workload: Workload, folder: Path) -> Mapping[str, Any]:
     """Converts the model and, for 8 bits, lets NNCF quantize it on training images."""
     import tempfile
 
-    openvino = _library()
+    import openvino
+
     with tempfile.TemporaryDirectory() as name:
         file = Path(name) / onnx_graph.FILE
         onnx_graph.export(workload, file)
@@ -58,21 +59,12 @@ def build(workload: Workload, folder: Path) -> Mapping[str, Any]:
 
 
 def _quantized(workload: Workload, model: Any) -> tuple[Any, dict[str, Any]]:
-    _library()
     import nncf
 
     images, size = workload.calibration(), workload.shape[0]
     batches = [images[start : start + size] for start in range(0, len(images), size)]
     quantized = nncf.quantize(model, nncf.Dataset(batches), subset_size=len(batches))
     return quantized, {"calibration_samples": len(images)}
-
-
-def _library() -> Any:
-    """OpenVINO without its telemetry."""
-    telemetry.forbid()
-    import openvino
-
-    return openvino
 
 
 def load(workload: Workload, folder: Path | None) -> Session:
@@ -85,7 +77,8 @@ class OpenVinoSession:
     """One infer request whose input and output stay where they are."""
 
     def __init__(self, workload: Workload, file: Path) -> None:
-        openvino = _library()
+        import openvino
+
         self.workload = workload
         self.file = file
         self.runtime = openvino
