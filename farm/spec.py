@@ -151,8 +151,8 @@ PRESETS: Mapping[str, tuple[Protocol, int]] = {
             name="quick",
             warmup_min_s=0.3,
             warmup_max_s=1.5,
-            min_s=0.7,
-            max_s=1.2,
+            min_s=1.0,
+            max_s=1.5,
             target_half_width=0.02,
             paired=False,
             accuracy_samples=256,
@@ -423,13 +423,16 @@ def _repeat_of(cell: Cell, repeat: int) -> JobSpec:
 
 
 def _watched(jobs: list[JobSpec], control: Cell, every: int) -> list[JobSpec]:
-    """The jobs with repeats of a control among those of its device."""
+    """The jobs with repeats of a control among those of its device.
+
+    Counted from 1: what only a cell's first repeat tells (memory, accuracy, a profile) nobody asks of a control.
+    """
     ours = [n for n, job in enumerate(jobs) if job.device == control.device]
-    before = {ours[n]: n // every for n in range(0, len(ours), every)}
+    before = {ours[n]: n // every + 1 for n in range(0, len(ours), every)}
     made: list[JobSpec] = []
     for n, job in enumerate(jobs):
         made += [_repeat_of(control, before[n])] if n in before else []
-        made += [job, _repeat_of(control, len(before))] if n == ours[-1] else [job]
+        made += [job, _repeat_of(control, len(before) + 1)] if n == ours[-1] else [job]
     return made
 
 

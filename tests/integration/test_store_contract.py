@@ -701,7 +701,7 @@ def test_controls_are_measured_between_the_jobs_and_are_no_rows_of_the_matrix(st
     assert store.claim("cpu@alpha") is None
     assert [result.spec.repeat for result in store.results(run)] == list(range(6))
     controls = list(store.controls(run))
-    assert [result.spec.repeat for result in controls] == [0, 1, 2]
+    assert [result.spec.repeat for result in controls] == [1, 2, 3]
     assert all(result.measurement is not None for result in controls)
 
 

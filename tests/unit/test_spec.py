@@ -87,7 +87,7 @@ def test_a_control_comes_first_after_every_so_many_jobs_and_last() -> None:
     [control] = planned.controls()
     marks = ["C" if spec.cell == control else "j" for spec in planned.plan()]
     assert "".join(marks) == "CjjjjCjjjjCjC"
-    assert [spec.repeat for spec in planned.plan() if spec.cell == control] == [0, 1, 2, 3]
+    assert [spec.repeat for spec in planned.plan() if spec.cell == control] == [1, 2, 3, 4]
     assert [spec for spec in planned.plan() if spec.cell != control] == jobs
     even = matrix(repeats=2, batch_sizes=(1, 2), optimizations=("baseline", "amp"), protocol=UNPAIRED).plan()
     assert "".join("C" if spec.protocol.name == "control" else "j" for spec in even) == "CjjjjCjjjjC"
