@@ -302,7 +302,7 @@ def _running(connection: sa.Connection, number: int) -> tuple[tuple[str, str, fl
         .order_by(attempts.c.started_at)
     )
     return tuple(
-        (f"{'control ' if row.is_control else ''}{_label(row)}", row.worker_id, row.started_at)
+        (_control_label(row) if row.is_control else _label(row), row.worker_id, row.started_at)
         for row in connection.execute(query)
     )
 
@@ -316,6 +316,11 @@ def _failures(connection: sa.Connection, number: int) -> tuple[tuple[str, Outcom
         .limit(_MAX_FAILURES_SHOWN)
     )
     return tuple((_label(row), Outcome(row.outcome), row.reason) for row in connection.execute(query))
+
+
+def _control_label(row: Any) -> str:
+    """Controls are counted from 1 already."""
+    return f"control {label(records.job_spec(Cell.model_validate_json(row.spec), row.repeat - 1))}"
 
 
 def _label(row: Any) -> str:
