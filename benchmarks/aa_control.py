@@ -24,6 +24,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,16 @@ def slowed_window(spec: JobSpec) -> Callable[[], list[int]]:
     return alternating.window_of(replace(watch, call=call))
 
 
-def measured(spec: JobSpec, sets: int, rounds: int) -> dict[str, Any]:
-    """Medians of all windows in nanoseconds, (sets, rounds, 3): control, its equal, the slowed one."""
+def warm() -> ForkServerContext:
+    """Starts fresh processes that need not import what the measuring ones need."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_WARM)
+    return context
+
+
+def measured(spec: JobSpec, sets: int, rounds: int) -> dict[str, Any]:
+    """Medians of all windows in nanoseconds, (sets, rounds, 3): control, its equal, the slowed one."""
+    context = warm()
     makers = [(alternating.farm_window, spec), (alternating.farm_window, spec), (slowed_window, spec)]
     windows = []
     for number in range(sets):
