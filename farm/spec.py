@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -80,19 +79,18 @@ Weights = Annotated[str | None, BeforeValidator(weights.check), _Unwritten]
 
 
 def _as_percentiles(value: Any) -> Any:
-    """What `--set percentiles=50,99` means, in order and each once."""
-    items = value.replace(",", " ").split() if isinstance(value, str) else value
-    return sorted({int(item) for item in items}) if isinstance(items, (list, tuple)) else items
+    """What `--set percentiles=50+99` means, in order and each once."""
+    items = value.split("+") if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)):
+        return items
+    possible = {str(q): q for q in statistics.FLOORS}
+    for item in items:
+        if str(item).strip() not in possible:
+            raise unknown("percentile", str(item), possible)
+    return sorted({possible[str(item).strip()] for item in items})
 
 
-def _stated(percentiles: tuple[int, ...]) -> tuple[int, ...]:
-    for q in percentiles:
-        if q not in statistics.FLOORS:
-            raise unknown("percentile", str(q), map(str, statistics.FLOORS))
-    return percentiles
-
-
-Percentiles = Annotated[tuple[int, ...], BeforeValidator(_as_percentiles), AfterValidator(_stated)]
+Percentiles = Annotated[tuple[int, ...], BeforeValidator(_as_percentiles)]
 
 
 #: How a measuring process begins: forked from one that has imported everything, or started anew.

@@ -154,8 +154,10 @@ def publish(store: Store, broker_url: str, run_id: str) -> int:
 
 def seconds_of_job(protocol: Protocol) -> tuple[float, float]:
     """The least and the most that a job of this protocol is meant to take, its build not counted."""
-    least = protocol.warmup_min_s + 2 * protocol.min_s + _BESIDE_S
-    most = protocol.warmup_max_s + 2 * protocol.max_s + 2 * _BESIDE_S
+    # Device and end-to-end figure, and the control's own warm-up and windows.
+    windows, warm_ups = (3, 2) if protocol.paired else (2, 1)
+    least = warm_ups * protocol.warmup_min_s + windows * protocol.min_s + _BESIDE_S
+    most = warm_ups * protocol.warmup_max_s + windows * protocol.max_s + 2 * _BESIDE_S
     return least, most
 
 

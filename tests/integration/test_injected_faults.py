@@ -234,7 +234,7 @@ def test_what_is_broken_at_batch_8_is_judged_at_batch_8(bench: Bench) -> None:
 
 
 def test_too_short_a_run_for_the_percentiles_that_it_names_is_suspect(bench: Bench) -> None:
-    found = bench.judge("--batch-size", "8", sets=("percentiles=50,99", "max_s=0.8"))
+    found = bench.judge("--batch-size", "8", sets=("percentiles=50+99", "max_s=0.8"))
     assert found.has("too_few_samples", "p99 is stated from 662 on")
     assert not bench.judge("--batch-size", "8").has("too_few_samples")
 

@@ -46,6 +46,15 @@ def test_the_key_is_the_sha256_of_the_canonical_json() -> None:
     assert spec.key == hashlib.sha256(text.encode()).hexdigest()
 
 
+def test_percentiles_are_named_by_number_in_order_and_each_once() -> None:
+    protocol, _ = preset("quick")
+    assert changed(protocol, ["percentiles=99+50+99"]).percentiles == (50, 99)
+    with pytest.raises(BadInput, match=r"Unknown percentile '42'.*50, 90, 95, 99"):
+        changed(protocol, ["percentiles=50+42"])
+    with pytest.raises(BadInput, match="Unknown percentile 'fast'"):
+        changed(protocol, ["percentiles=fast"])
+
+
 def test_what_a_spec_does_not_have_is_not_in_its_key() -> None:
     for value in (job(), job(recipe="amp+compile", batch_size=8, threads=2).cell, matrix(optimizations=["amp"])):
         assert not {"weights", "model_digest", "model_digests"} & set(json.loads(value.canonical()))
