@@ -153,6 +153,7 @@ PRESETS: Mapping[str, tuple[Protocol, int]] = {
             max_s=1.5,
             target_half_width=0.02,
             paired=False,
+            remeasure=1,
             accuracy_samples=256,
         ),
         1,
