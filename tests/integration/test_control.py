@@ -78,8 +78,9 @@ def small(recipe: str, **fields: Any) -> JobSpec:
     )
 
 
-def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+def controls() -> list[psutil.Process]:
+    """Those that were started by this process, which other tests may have left children of theirs."""
+    return [process for process in psutil.Process().children() if "farm.control" in process.cmdline()]
 
 
 def eventually(true: Callable[[], bool]) -> bool:
@@ -122,7 +123,7 @@ def test_a_cell_is_measured_in_turns_with_its_control_which_is_gone_afterwards(
     found = measuring.measure_here(spec, settings)
     check(found)
     assert Measurement.model_validate_json(found.model_dump_json()) == found
-    assert children() == []
+    assert controls() == []
 
 
 def test_a_forked_control_does_the_same(spec: JobSpec, settings: Settings) -> None:
@@ -160,11 +161,11 @@ def test_a_control_that_was_killed_is_memory_that_ran_out_and_another_death_is_a
     for number, kind in ((signal.SIGKILL, OutOfMemory), (signal.SIGSEGV, FarmError)):
         with control.living(control.spawn, spec, settings) as live:
             live.load()
-            [process] = children()
+            [process] = controls()
             process.send_signal(number)
             with pytest.raises(kind, match="control"):
                 live.window()
-        assert children() == []
+        assert controls() == []
 
 
 @pytest.mark.parametrize("moment", ["idle", "busy"])
