@@ -71,6 +71,7 @@ def rounds(
         ours, theirs = context.Pipe()
         processes.append(context.Process(target=_serve, args=(make, spec, theirs), daemon=True))
         processes[-1].start()
+        theirs.close()  # else its death would not be noticed
         assert ours.recv() == "ready"
         pipes.append(ours)
     order, medians = random.Random(seed), np.zeros((count, len(pairs)))

@@ -39,6 +39,7 @@ def with_telemetry(spec: JobSpec, rounds: int) -> np.ndarray:
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(spec, theirs), daemon=True)
     process.start()
+    theirs.close()  # else its death would not be noticed
     assert ours.recv() == "ready"
     assert process.pid is not None
     every_s = spec.protocol.telemetry_s

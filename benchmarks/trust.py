@@ -49,7 +49,7 @@ def figures_of(name: str) -> list[Figure]:
         if process.returncode != 0:
             raise ValueError(f"exit code {process.returncode}")
         return read_last("".join(lines))
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         return [Figure(name=name, result=f"failed: {error}", goal="it runs", reached=False)]
 
 

@@ -17,8 +17,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from farm import allocator
-from farm.errors import FarmError, OutOfMemory, Unsupported, memory_errors
+from farm.errors import FarmError, OutOfMemory, memory_errors
+from farm.parent import die_with
 from farm.recipe import AXES, Recipe
 from farm.settings import Settings, load
 from farm.spec import JobSpec
@@ -26,9 +29,11 @@ from farm.timing import Stopwatch
 
 #: It ends at once when its socket closes, unless it is in the middle of a call.
 _PATIENCE_S = 10.0
+#: It answers within so long, whatever it is asked.
+_ANSWER_S = 300.0
 
 #: How it may say that it cannot.
-_TROUBLE = {kind.__name__: kind for kind in (Unsupported, OutOfMemory, FarmError)}
+_TROUBLE = {kind.__name__: kind for kind in (OutOfMemory, FarmError)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,23 +61,26 @@ class LiveControl:
         self._connection = connection
         self._wait = wait
         self._ended: int | None = None
+        #: About how long a call of it takes, and its processor time once it was warm.
+        self.call_s = self.loaded_cpu_s = 0.0
 
     def load(self) -> None:
-        """Loads and warms up; returns when that is done.
+        """Loads and warms up; returns when that is done, and it is known what a call of it takes.
 
         Raises:
             OutOfMemory: both together have too little.
             FarmError: it cannot, or it died.
         """
-        self._ask("load")
+        loaded = self._ask("load")
+        self.call_s, self.loaded_cpu_s = loaded["call_s"], loaded["cpu_s"]
 
-    def window(self) -> Turn:
-        """One window.
+    def window(self, *, lead: bool) -> Turn:
+        """One window, and before it one call that does not count where `lead` says so.
 
         Raises:
             OutOfMemory, FarmError: as `load`.
         """
-        return Turn(**self._ask("window"))
+        return Turn(**self._ask("window", lead))
 
     def close(self) -> None:
         """Ends it and waits until it is gone."""
@@ -80,9 +88,12 @@ class LiveControl:
         if self._ended is None:
             self._ended = self._wait()
 
-    def _ask(self, what: str) -> Any:
+    def _ask(self, what: str, lead: bool = False) -> Any:
         try:
-            self._connection.send(what)
+            self._connection.send((what, lead))
+            if not self._connection.poll(_ANSWER_S):
+                self.close()
+                raise FarmError(f"The live control did not answer within {_ANSWER_S:g} s.")
             kind, answer = self._connection.recv()
         except (EOFError, OSError):
             self.close()
@@ -93,7 +104,7 @@ class LiveControl:
 
     def _death(self) -> FarmError:
         if self._ended == -signal.SIGKILL:
-            return OutOfMemory("the live control was killed: both together had too little memory")
+            return OutOfMemory("the live control was killed, as the kernel does when memory runs out")
         return FarmError(f"The live control ended with status {self._ended}; what it said is above.")
 
 
@@ -114,8 +125,10 @@ def living(start: Starter, spec: JobSpec, settings: Settings) -> Iterator[LiveCo
 def fork(spec: JobSpec, settings: Settings) -> LiveControl:
     """Forks it from this process, which must not have computed anything yet: threads do not survive a fork."""
     ours, theirs = Pipe()
-    child = os.fork()
+    parent, child = os.getpid(), os.fork()
     if child == 0:
+        # A call that hangs would keep it, and the device's locks, alive.
+        die_with(parent)
         ours.close()
         _serve_and_end(theirs, spec, settings)
     theirs.close()
@@ -125,7 +138,7 @@ def fork(spec: JobSpec, settings: Settings) -> LiveControl:
 def spawn(spec: JobSpec, settings: Settings) -> LiveControl:
     """Starts it anew, from a process that may have done anything."""
     ours, theirs = Pipe()
-    command = [sys.executable, "-m", "farm.control", str(theirs.fileno())]
+    command = [sys.executable, "-m", "farm.control", str(theirs.fileno()), str(os.getpid())]
     variables = {**os.environ, **settings.variables(), **allocator.variables(spec.recipe.allocator)}
     process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=variables)
     theirs.close()
@@ -140,13 +153,14 @@ def serve(connection: Connection[Any, Any], spec: JobSpec, settings: Settings) -
         connection.recv()
         try:
             with memory_errors():
-                watch = _loaded(control, settings)
-            connection.send(("loaded", None))
+                watch, call_s = _loaded(control, settings)
             idle_from = time.process_time()
-            while connection.recv():
+            connection.send(("loaded", {"call_s": call_s, "cpu_s": idle_from}))
+            while True:
+                _, lead = connection.recv()
                 began = time.process_time()
                 with memory_errors():
-                    samples = watch.short_window(spec.protocol.window_s)
+                    samples = watch.short_window(spec.protocol.window_s, lead=lead)
                 ended = time.process_time()
                 turn = {"samples_ns": samples, "idle_s": began - idle_from, "cpu_s": ended}
                 connection.send(("window", turn))
@@ -156,13 +170,13 @@ def serve(connection: Connection[Any, Any], spec: JobSpec, settings: Settings) -
             connection.send((kind, str(error)))
 
 
-def _loaded(spec: JobSpec, settings: Settings) -> Stopwatch:
-    """The control's device figure, warmed up."""
+def _loaded(spec: JobSpec, settings: Settings) -> tuple[Stopwatch, float]:
+    """The control's device figure, warmed up, and about how long a call takes."""
     from farm import measuring
 
     watch = measuring.prepare(spec, settings).on_device
-    watch.warm_up(spec.protocol)
-    return watch
+    warm, _ = watch.warm_up(spec.protocol)
+    return watch, float(np.median(warm.samples_ns)) / 1e9
 
 
 def _serve_and_end(connection: Connection[Any, Any], spec: JobSpec, settings: Settings) -> None:
@@ -202,7 +216,8 @@ def _finished(process: subprocess.Popen[bytes]) -> int:
 
 
 def main() -> None:
-    """`python -m farm.control DESCRIPTOR`: the job comes over the socket first."""
+    """`python -m farm.control DESCRIPTOR PARENT`: the job comes over the socket first."""
+    die_with(int(sys.argv[2]))
     connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
     spec = JobSpec.model_validate_json(connection.recv())
     allocator.apply(spec.recipe.allocator)

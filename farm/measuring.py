@@ -53,7 +53,10 @@ def _with_or_without_control(spec: JobSpec, settings: Settings, built_s: float) 
     except OutOfMemory:
         if not spec.protocol.paired:
             raise
-    return measure_here(spec, settings, built_s, alone=True)
+    measured = measure_here(spec, settings, built_s, alone=True)
+    # The heap still holds what the first try left.
+    missing = {**measured.missing, "ram_usage": "told by a process of its own only, and this one had tried before"}
+    return measured.model_copy(update={"memory": None, "missing": missing})
 
 
 def _require_allocator(spec: JobSpec) -> None:

@@ -115,7 +115,7 @@ class Protocol(Value):
     #: … then until the median's interval is narrower than this (half-width ÷ median) or time is up.
     target_half_width: float = Field(default=0.01, gt=0)
     max_s: float = Field(default=10.0, gt=0)
-    #: Percentiles to be stated: calls go on until there are enough for them, and a row without one is SUSPECT.
+    #: Percentiles to be stated: calls go on until there are enough for them or time is up, which makes it SUSPECT.
     percentiles: Percentiles = (50,)
     #: The baseline lives beside the cell, and short windows of both take turns: the speed-up is paired …
     paired: bool = True

@@ -129,6 +129,12 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tu
     return middle, middle - half, middle + half
 
 
+def widening(values: int, comparisons: int) -> float:
+    """How much wider Student's interval of a mean is at the level of so many comparisons (Bonferroni)."""
+    each = 1 - (1 - CONFIDENCE) / comparisons
+    return float(special.stdtrit(values - 1, (1 + each) / 2) / special.stdtrit(values - 1, (1 + CONFIDENCE) / 2))
+
+
 def welch(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
     """How far the mean of `b` is above that of `a`, and the interval of that by Welch; two values of each or more.
 

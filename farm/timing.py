@@ -71,15 +71,16 @@ class Stopwatch:
             if enough(samples, (after - began) / _NS):
                 return Timed(samples_ns=samples, wall_s=(after - began) / _NS)
 
-    def short_window(self, seconds: float) -> list[int]:
+    def short_window(self, seconds: float, *, lead: bool = True) -> list[int]:
         """Nanoseconds of the calls of a window of this length, at least one.
 
-        Where calls are shorter than that, one goes before them that does not count: it brings back what others
-        have driven out of the caches meanwhile.
+        Args:
+            seconds: how long.
+            lead: one call goes before them that does not count: it brings back what others have driven out of the
+                caches meanwhile. Never to be decided by how long that call takes: that would select samples.
         """
-        first = self.window(lambda samples, _: True).samples_ns
-        if first[0] >= seconds * _NS:
-            return first
+        if lead:
+            self.once()
         return self.window(lambda _, spent: spent >= seconds).samples_ns
 
     def warm_up(self, protocol: Protocol) -> tuple[Timed, bool]:

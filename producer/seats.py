@@ -67,7 +67,7 @@ def _check_threads(asked: int | None, here: int) -> None:
 
 def _check_side_by_side(workers: int, matrix: Matrix, here: int) -> None:
     threads = matrix.threads or here
-    if workers > 1 and workers * threads > here:
+    if "cpu" in matrix.devices and workers > 1 and workers * threads > here:
         raise BadInput(
             f"--workers {workers}: with {threads} threads each they need more than the {here} processors that "
             f"this host has for us. Add --threads {max(1, here // workers)}, or use fewer workers."

@@ -5,6 +5,7 @@ Every cell of the matrix has a row, measured or not. Only the samples of one cel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -77,13 +78,22 @@ class Speedup:
     high: float
     #: That many repeats, each in a process of its own.
     repeats: int
+    #: Against its control, among all of its run.
+    answer: Answer = Answer.UNKNOWN
 
-    @property
-    def answer(self) -> Answer:
-        """Faster or slower than its control where the interval says so; few repeats claim nothing."""
+    def answered(self, comparisons: int = 1, bias: float = 0.0) -> Speedup:
+        """The same with its answer, for the level of so many comparisons (Bonferroni) and beyond a bias.
+
+        Args:
+            comparisons: how many are made together.
+            bias: how far the log-ratio of A/A pairs is from 0. Few repeats claim nothing.
+        """
         if self.repeats < MIN_REPEATS:
-            return Answer.UNKNOWN
-        return Answer.FASTER if self.low > 1 else Answer.SLOWER if self.high < 1 else Answer.SAME
+            return self
+        middle = math.log(self.value)
+        half = (math.log(self.high) - middle) * statistics.widening(self.repeats, comparisons)
+        found = Answer.FASTER if middle - half > bias else Answer.SLOWER if middle + half < -bias else Answer.SAME
+        return replace(self, answer=found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +200,7 @@ def collate(store: Store, run_id: str) -> Collated:
     rows = [row for _, results in cells for row in _rows(list(results), judged_by)]
     return Collated(
         run_id=run_id,
-        rows=tuple(_with_speedups(_with_batches_compared(rows))),
+        rows=tuple(_with_answers(_with_speedups(_with_batches_compared(rows)))),
         measured=partial(_measured, store, run_id),
         # only a first repeat is profiled, and that is the job that a row names
         profile=lambda row: store.profile(row.job_id),
@@ -475,6 +485,34 @@ def _with_speedup(row: Row, baseline_s: float | None) -> Row:
     if row.figures is None or own_s is None or baseline_s is None:
         return row
     return replace(row, figures=replace(row.figures, speedup_unpaired=baseline_s / own_s))
+
+
+def _with_answers(rows: list[Row]) -> list[Row]:
+    """Rows that say whether they are faster or slower than their control, corrected for how many of them do.
+
+    What cells that are their own control deviate by, where that is no chance, is the bias of their device.
+    """
+    paired = [row for row in rows if row.figures is not None and row.figures.speedup is not None]
+    own = {_device(row): max(_bias_shown(row, len(paired)), 0.0) for row in paired if _is_own_control(row)}
+    return [
+        replace(row, figures=replace(row.figures, speedup=found.answered(len(paired), own.get(_device(row), 0.0))))
+        if row.figures is not None and (found := row.figures.speedup) is not None
+        else row
+        for row in rows
+    ]
+
+
+def _device(row: Row) -> tuple[str, str | None]:
+    return row.cell.device, row.environment_key
+
+
+def _is_own_control(row: Row) -> bool:
+    return row.figures is not None and row.figures.control == str(row.cell.recipe)
+
+
+def _bias_shown(row: Row, comparisons: int) -> float:
+    found = row.figures.speedup.answered(comparisons) if row.figures and row.figures.speedup else None
+    return abs(math.log(found.value)) if found and found.answer in (Answer.FASTER, Answer.SLOWER) else 0.0
 
 
 def _p50(row: Row) -> float | None:

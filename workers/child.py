@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from workers import processes
+from farm.parent import die_with
 
 #: The kernel that runs out of memory takes this process rather than the worker.
 _OOM_SCORE = "800"
@@ -49,7 +49,7 @@ def answer(request: Mapping[str, Any], report_to: int) -> NoReturn:
 
 def settle(parent: int, processors: list[int]) -> None:
     """Ties this process to its parent and its processors, before any library is imported."""
-    processes.die_with(parent)
+    die_with(parent)
     os.sched_setaffinity(0, processors)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)

@@ -26,6 +26,9 @@ START_S = 90.0
 #: Where one could not be had, none is tried for so long.
 PAUSE_S = 600.0
 
+#: A template does nothing but answer: one that takes longer is stopped or wedged.
+_ANSWER_S = 10.0
+
 #: A process whose channel is closed is about to end.
 _GOODBYE_S = 1.0
 
@@ -96,7 +99,7 @@ class Template:
         while time.monotonic() < until:
             with contextlib.suppress(TimeoutError):
                 ready = self._channel.recv(MESSAGE_BYTES) == READY
-                self._channel.settimeout(None)
+                self._channel.settimeout(_ANSWER_S)
                 return ready
             tick()
         return False
@@ -115,7 +118,7 @@ class Template:
             if answer:
                 return Forked(int(answer), self)
         self._end()
-        raise Gone(f"the template {self.pid} has ended")
+        raise Gone(f"the template {self.pid} has ended, or does not answer")
 
     def reap(self, pid: int) -> int:
         """The status of the child, which has ended or is being killed."""

@@ -1,33 +1,21 @@
-"""What a worker needs of Linux and Python has no name for: who dies with whom, and whose child is whose."""
+"""What a worker needs of Linux and Python has no name for: whose child is whose, and which of them to end."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1
+from farm.parent import prctl
+
 _PR_SET_CHILD_SUBREAPER = 36
-
-
-def die_with(parent: int) -> None:
-    """From now on the kernel kills this process when its parent, that process, dies.
-
-    Call it from the main thread's first lines. The signal comes when the parent's *thread* that made this
-    process ends, so that has to be its main thread, too.
-    """
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        # It died before the kernel knew whom to tell.
-        os._exit(1)
 
 
 def adopt_orphans() -> None:
     """Descendants of this process whose parent dies become its children, instead of init's."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def children(parent: int | None = None) -> set[int]:
@@ -64,9 +52,3 @@ def _parent(entry: Path) -> int | None:
         # The second field is the program's name in parentheses, which may hold anything.
         return int((entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
     return None
-
-
-def _prctl(option: int, value: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, value, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl({option}) failed")

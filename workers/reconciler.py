@@ -17,9 +17,9 @@ from typing import Protocol
 
 from farm import queue
 from farm.errors import FarmError, Unreachable
+from farm.parent import die_with
 from farm.settings import Settings, load
 from results_store.store import Store, open_store
-from workers import processes
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ def run(settings: Settings, worker_id: str, stop: threading.Event) -> None:
 def main() -> None:
     """Runs beside the worker and the process named on the command line, and ends with it."""
     worker_id, parent, level = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-    processes.die_with(parent)
+    die_with(parent)
     # A terminal's Ctrl-C is for the worker, which ends this process when it is done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stop = threading.Event()

@@ -23,7 +23,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from workers import child, processes
+from farm.parent import die_with
+from workers import child
 
 READY, REAP = b"ready", b"reap"
 MESSAGE_BYTES = 64
@@ -49,7 +50,7 @@ def main() -> None:
     """Imports, says that it is ready, and serves until the supervisor is gone."""
     channel, supervisor = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
     channel.set_inheritable(False)
-    processes.die_with(supervisor)
+    die_with(supervisor)
     prepare()
     serve(channel)
 

@@ -12,6 +12,7 @@ import numpy as np
 from farm.control import LiveControl, Turn
 from farm.measurement import Control
 from farm.spec import Protocol
+from farm.statistics import FLOORS
 from farm.timing import Stopwatch, enough_of
 
 
@@ -36,7 +37,13 @@ def alone(watch: Stopwatch, protocol: Protocol, at_look: Callable[[int], None]) 
 
 
 def paired(
-    watch: Stopwatch, live: LiveControl, protocol: Protocol, seed: int, at_look: Callable[[int], None]
+    watch: Stopwatch,
+    live: LiveControl,
+    protocol: Protocol,
+    *,
+    cell_s: float,
+    seed: int,
+    at_look: Callable[[int], None],
 ) -> DeviceFigure:
     """Rounds of two windows, in an order drawn for each, until the protocol has enough.
 
@@ -44,13 +51,14 @@ def paired(
         watch: times the cell.
         live: the control, loaded and warm.
         protocol: how long a window is, and how much is enough.
+        cell_s: about how long a call of the cell takes.
         seed: of the order within the rounds.
         at_look: told the number of the cell's calls so far after each round.
 
     Raises:
         OutOfMemory, FarmError: the control could not go on.
     """
-    order, rounds = random.Random(seed), Rounds(watch, live, protocol.window_s)
+    order, rounds = random.Random(seed), Rounds(watch, live, protocol.window_s, cell_s)
     while True:
         rounds.round(cell_first=order.random() < 0.5)
         at_look(len(rounds.samples_ns))
@@ -61,13 +69,14 @@ def paired(
 class Rounds:
     """Rounds of two windows, the cell's and the control's."""
 
-    def __init__(self, watch: Stopwatch, live: LiveControl, window_s: float) -> None:
+    def __init__(self, watch: Stopwatch, live: LiveControl, window_s: float, cell_s: float) -> None:
         self._watch, self._live, self._window_s = watch, live, window_s
+        # Alike for both, and for all windows; calls that fill a window have no use for it.
+        self._lead = min(cell_s, live.call_s) < window_s
         self._cells: list[list[int]] = []
         self._controls: list[Turn] = []
         self._cell_first: list[bool] = []
         self._wall_s = self._cpu_s = self._waited_s = self._idle_s = 0.0
-        self._control_cpu_s = live.window().cpu_s
 
     def round(self, cell_first: bool) -> None:
         """One round."""
@@ -77,14 +86,14 @@ class Rounds:
 
     def _cell(self) -> None:
         began, cpu_s = time.perf_counter(), time.process_time()
-        self._cells.append(self._watch.short_window(self._window_s))
+        self._cells.append(self._watch.short_window(self._window_s, lead=self._lead))
         self._wall_s += time.perf_counter() - began
         self._cpu_s += time.process_time() - cpu_s
 
     def _control(self) -> None:
         """This process sleeps on its socket meanwhile."""
         began, cpu_s = time.perf_counter(), time.process_time()
-        self._controls.append(self._live.window())
+        self._controls.append(self._live.window(lead=self._lead))
         self._waited_s += time.perf_counter() - began
         self._idle_s += time.process_time() - cpu_s
 
@@ -100,6 +109,8 @@ class Rounds:
             for cell, turn in zip(self._cells, self._controls, strict=True)
         ]
         samples = self.samples_ns
+        if len(ratios) < FLOORS[50]:
+            return False
         return enough_of(samples, sum(samples) / 1e9, protocol, ratios)
 
     def ended(self, seed: int) -> DeviceFigure:
@@ -108,7 +119,7 @@ class Rounds:
             samples_ns=self.samples_ns,
             wall_s=self._wall_s,
             cpu_s=self._cpu_s,
-            control_cpu_s=self._controls[-1].cpu_s - self._control_cpu_s,
+            control_cpu_s=self._controls[-1].cpu_s - self._live.loaded_cpu_s,
             control=Control(
                 recipe=self._live.recipe,
                 device_ns=tuple(ns for turn in self._controls for ns in turn.samples_ns),

@@ -74,7 +74,8 @@ def run(
     if live is None:
         device = device_figure.alone(device_watch, protocol, mark)
     else:
-        device = device_figure.paired(device_watch, live, protocol, seed, mark)
+        cell_s = float(np.median(warm.samples_ns)) / 1e9
+        device = device_figure.paired(device_watch, live, protocol, cell_s=cell_s, seed=seed, at_look=mark)
         live.close()
     mark(len(device.samples_ns))
     end_to_end_watch.warm_up(protocol)

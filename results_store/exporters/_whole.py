@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -30,8 +31,20 @@ def file(path: Path) -> Iterator[IO[str]]:
 
 
 @contextmanager
-def folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill, which takes the place of this one when the block ends; an error leaves the old."""
+def folder(path: Path, is_ours: Callable[[str], bool]) -> Iterator[Path]:
+    """An empty folder to fill, which takes the place of this one when the block ends; an error leaves the old.
+
+    Args:
+        path: what it will be called.
+        is_ours: whether a file of this name was written by the farm.
+
+    Raises:
+        FileExistsError: the folder that is there holds files of somebody else.
+    """
+    strangers = (entry for entry in path.rglob("*") if not entry.is_dir() and not is_ours(entry.name))
+    stranger = next(strangers, None)
+    if stranger is not None or (path.exists() and not path.is_dir()):
+        raise FileExistsError(errno.EEXIST, f"{stranger or path} is not the farm's, and would be lost")
     fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         # mkdtemp makes a folder for its owner alone; a result is for whoever may read the one around it

@@ -24,7 +24,7 @@ _KEY_CHARS = 12
 
 def write(collated: Collated, path: Path) -> None:
     """Writes every trace into a new folder, one in memory at a time; the folder takes the place of the old one."""
-    with _whole.folder(path) as fresh:
+    with _whole.folder(path, lambda name: name.endswith(_SUFFIX)) as fresh:
         taken: set[str] = set()
         for row in collated.rows:
             trace = collated.trace(row)

@@ -50,7 +50,7 @@ VERDICT = "verdict"
 
 def write(collated: Collated, path: Path) -> None:
     """Writes every log into a new folder, which then takes the place of the old one."""
-    with _whole.folder(path) as fresh:
+    with _whole.folder(path, lambda name: "tfevents" in name) as fresh:
         _write_logs(collated, fresh)
 
 

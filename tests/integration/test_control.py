@@ -54,7 +54,7 @@ ASKING = FORKING.replace(
 live.load()
 print("ready", flush=True)
 while True:
-    live.window()
+    live.window(lead=True)
 """,
 )
 
@@ -164,7 +164,7 @@ def test_a_control_that_was_killed_is_memory_that_ran_out_and_another_death_is_a
             [process] = controls()
             process.send_signal(number)
             with pytest.raises(kind, match="control"):
-                live.window()
+                live.window(lead=True)
         assert controls() == []
 
 
@@ -172,7 +172,7 @@ def test_a_control_that_was_killed_is_memory_that_ran_out_and_another_death_is_a
 def test_when_the_measuring_process_is_killed_its_control_ends(
     moment: str, spec: JobSpec, settings: Settings
 ) -> None:
-    program = ASKING if moment == "busy" else ASKING.replace("live.window()", "sys.stdin.readline()")
+    program = ASKING if moment == "busy" else ASKING.replace("live.window(lead=True)", "sys.stdin.readline()")
     with forking(program, settings) as leader:
         assert leader.stdin and leader.stdout
         leader.stdin.write(spec.model_dump_json() + "\n")

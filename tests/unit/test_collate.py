@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from farm.errors import BadInput
 from farm.measurement import Accuracy, Memory, Outcome, Samples, Usage
 from results_store.__main__ import app
-from results_store.collate import Row, collate, export
+from results_store.collate import Answer, Row, collate, export, speedup
 from results_store.exporters.csv import COLUMNS
 from results_store.exporters.csv import write as write_csv
 from results_store.store import Ending, Store
@@ -201,6 +201,42 @@ def test_a_paired_speed_up_has_its_interval_over_repeats_and_names_its_control(
     assert float(row["speedup_high"]) > 2.1
     assert row["control"] == "baseline"
     assert row["speedup_unpaired"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "bias", "answer"),
+    [
+        (1, 0.0, Answer.FASTER),
+        (100, 0.0, Answer.SAME),
+        (1, 0.06, Answer.SAME),
+        (1, 0.01, Answer.FASTER),
+    ],
+)
+def test_an_answer_is_corrected_for_how_many_are_given_and_goes_beyond_the_bias(
+    comparisons: int, bias: float, answer: Answer
+) -> None:
+    found = speedup([[1.03], [1.05], [1.07], [1.05]])
+    assert found is not None
+    assert found.low > 1
+    assert found.answered(comparisons, bias).answer is answer
+
+
+def test_two_repeats_claim_nothing() -> None:
+    found = speedup([[2.0], [2.0]])
+    assert found is not None
+    assert found.answered().answer is Answer.UNKNOWN
+
+
+def test_a_cell_that_is_its_own_control_tells_the_bias_of_the_others(store: Store, tmp_path: Path) -> None:
+    run = factories.submitted(store, repeats=3, optimizations=("baseline", "amp", "channels_last"))
+    took_ms = {"baseline": 10.5, "amp": 10.5, "channels_last": 20.0}
+    for _ in range(9):
+        claim = store.claim("cpu@alpha")
+        assert claim is not None
+        beside = factories.baseline_beside(took_ms[str(claim.spec.recipe)])
+        assert store.finish(claim, factories.ok(claim, control=beside))
+    answers = {row["optimization_technique"]: row["speedup_answer"] for row in table(store, run, tmp_path)}
+    assert answers == {"baseline": "no difference found", "amp": "no difference found", "channels_last": "faster"}
 
 
 def test_a_repeat_that_is_invalid_enters_no_paired_speed_up(store: Store, tmp_path: Path) -> None:

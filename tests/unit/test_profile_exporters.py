@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from farm.errors import BadInput
 from farm.measurement import Operator
 from results_store.collate import Row, collate, export
 from results_store.exporters import profiles
@@ -157,3 +158,14 @@ def test_profiles_are_read_one_cell_at_a_time_and_only_when_they_are_written(
     assert read == ["profile"] * 3
     export(collated, tmp_path, "profiles")
     assert read == ["profile"] * 3 + ["trace"] * 3
+
+
+@pytest.mark.parametrize("name", ["profiles/mine.txt", "profiles/deep/mine.json", "profiles"])
+def test_a_folder_that_is_not_the_farms_is_left_alone(name: str, store: Store, tmp_path: Path) -> None:
+    mine = tmp_path / name
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    mine.write_text("precious")
+    run = measured(store, factories.profile())
+    with pytest.raises(BadInput, match="is not the farm's, and would be lost"):
+        export(collate(store, run), tmp_path, "profiles")
+    assert mine.read_text() == "precious"

@@ -145,17 +145,17 @@ def test_a_write_replaces_the_whole_folder_and_one_that_fails_leaves_it(store: S
     folder = tmp_path / "results"
     path = export(collated, folder, "tensorboard")
     assert path.stat().st_mode & 0o777 == 0o755
-    (path / "of an older write").touch()
+    (path / "tfevents of an older write").touch()
 
     def breaks() -> Iterator[JobResult]:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         export(replace(collated, measured=breaks), folder, "tensorboard")
-    assert (path / "of an older write").exists()
+    assert (path / "tfevents of an older write").exists()
     assert list(folder.iterdir()) == [path]
     export(collated, folder, "tensorboard")
-    assert not (path / "of an older write").exists()
+    assert not (path / "tfevents of an older write").exists()
     assert list(path.rglob("*tfevents*"))
     assert list(folder.iterdir()) == [path]
 
@@ -165,7 +165,7 @@ def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(
 ) -> None:
     collated = collate(store, factories.submitted(store))
     path = export(collated, tmp_path / "results", "tensorboard")
-    (path / "of an older write").touch()
+    (path / "tfevents of an older write").touch()
     rename = Path.rename
 
     def interrupted(self: Path, target: Path) -> Path:
@@ -176,7 +176,7 @@ def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(
     monkeypatch.setattr(Path, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tensorboard.write(collated, path)
-    assert (path / "of an older write").exists()
+    assert (path / "tfevents of an older write").exists()
     assert list(path.parent.iterdir()) == [path]
 
 

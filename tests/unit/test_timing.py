@@ -83,9 +83,16 @@ def test_the_first_call_of_a_short_window_does_not_count() -> None:
     assert bench.stopwatch().short_window(0.05) == [10 * MS] * 5
 
 
+def test_whether_a_call_counts_does_not_depend_on_how_long_it_takes() -> None:
+    slow_first = Workbench(itertools.cycle([300 * MS, 160 * MS, 175 * MS]))
+    assert slow_first.stopwatch().short_window(0.17) == [160 * MS, 175 * MS]
+
+
 def test_a_call_longer_than_the_window_is_the_window() -> None:
-    bench = Workbench(itertools.repeat(300 * MS))
+    bench = Workbench(itertools.chain([400 * MS], itertools.repeat(300 * MS)))
     assert bench.stopwatch().short_window(0.17) == [300 * MS]
+    assert bench.stopwatch().short_window(0.17, lead=False) == [300 * MS]
+    assert len(bench.inputs) == 3
 
 
 def test_calls_go_on_until_the_named_percentiles_can_be_stated() -> None:

@@ -284,6 +284,29 @@ def test_what_would_be_found_again_is_known_as_lasting(case: str, lasting: bool)
     assert reason.lasting is lasting
 
 
+def test_the_few_images_of_a_repeat_decide_nothing_about_its_share_of_right_answers() -> None:
+    few = {"accuracy": factories.accuracy(samples=16, top1_correct=13, baseline_top1_correct=16, agreeing=16)}
+    assert judge(factories.measurement(**few)).level is Level.INVALID
+    assert judge(factories.measurement(**few, spec=factories.spec(repeat=1))).level is Level.VALID
+
+
+def test_beside_a_control_an_end_to_end_figure_that_wanders_is_doubted_and_not_refused() -> None:
+    wide = noisy(0.9).end_to_end_ns
+    alone = {"samples": Samples(device_ns=factories.samples().device_ns, end_to_end_ns=wide)}
+    beside = factories.control()
+    beside["samples"] = Samples(device_ns=beside["samples"].device_ns, end_to_end_ns=wide)
+    levels = [judge(factories.measurement(**fields)).level for fields in (alone, beside)]
+    assert levels == [Level.INVALID, Level.SUSPECT]
+
+
+def test_calls_so_slow_that_there_are_the_fewest_of_them_are_not_measured_again() -> None:
+    slow, fast = (judge(factories.measurement(samples=noisy(0.2, calls))) for calls in (11, 40))
+    assert [[reason.lasting for reason in verdict.reasons] for verdict in (slow, fast)] == [
+        [True] * 2,
+        [False] * 2,
+    ]
+
+
 def test_every_rule_is_tripped_by_some_case() -> None:
     cases: list[Measurement] = [factories.measurement(**fields) for fields, _, _ in TRIPS.values()]
     for rule in RULES:
