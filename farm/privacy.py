@@ -10,5 +10,5 @@ def protect() -> None:
     """Call it before such a library is imported: it looks only then."""
     # OpenVINO and NNCF send word of every conversion; both take a package that is not installed for a no.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    # ONNX Runtime sends word of every session (its docs/Privacy.md); who set this to something meant it.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    # ONNX Runtime sends word of every session (its docs/Privacy.md).
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
