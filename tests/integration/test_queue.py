@@ -233,10 +233,11 @@ def listening(server: RedisServer) -> Iterator[list[dict[str, Any]]]:
         ready = threading.Event()
 
         def capture() -> None:
-            with receiver.consumer_context():
+            # When the test is over its connection goes, in the middle of whatever this is doing.
+            gone = (OSError, *connection.connection_errors, *connection.channel_errors)
+            with contextlib.suppress(*gone), receiver.consumer_context():
                 ready.set()
-                with contextlib.suppress(OSError):
-                    receiver.capture(limit=None, timeout=None, wakeup=False)
+                receiver.capture(limit=None, timeout=None, wakeup=False)
 
         thread = threading.Thread(target=capture, daemon=True)
         thread.start()
