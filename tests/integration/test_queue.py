@@ -228,7 +228,8 @@ def listening(server: RedisServer) -> Iterator[list[dict[str, Any]]]:
     """What Flower would hear."""
     events: list[dict[str, Any]] = []
     app = queue.create_app(server.url)
-    with app.connection_for_read() as connection:
+    with app.connection_for_read() as connection, server.client() as client:
+        subscribed = client.pubsub_numpat()
         receiver = app.events.Receiver(connection, handlers={"*": events.append})
         ready = threading.Event()
 
@@ -242,6 +243,8 @@ def listening(server: RedisServer) -> Iterator[list[dict[str, Any]]]:
         thread = threading.Thread(target=capture, daemon=True)
         thread.start()
         ready.wait(10)
+        # It listens from its first look on: what is sent before that is lost.
+        eventually(lambda: client.pubsub_numpat() > subscribed)
         yield events
         receiver.should_stop = True
         thread.join(10)
