@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from farm import allocator
-from farm.errors import FarmError, OutOfMemory, memory_errors
+from farm.errors import ControlDied, FarmError, OutOfMemory, memory_errors
 from farm.parent import die_with
 from farm.recipe import AXES, Recipe
 from farm.settings import Settings, load
@@ -93,7 +93,7 @@ class LiveControl:
             self._connection.send((what, lead))
             if not self._connection.poll(_ANSWER_S):
                 self.close()
-                raise FarmError(f"The live control did not answer within {_ANSWER_S:g} s.")
+                raise ControlDied(f"The live control did not answer within {_ANSWER_S:g} s.")
             kind, answer = self._connection.recv()
         except (EOFError, OSError):
             self.close()
@@ -105,7 +105,7 @@ class LiveControl:
     def _death(self) -> FarmError:
         if self._ended == -signal.SIGKILL:
             return OutOfMemory("the live control was killed, as the kernel does when memory runs out")
-        return FarmError(f"The live control ended with status {self._ended}; what it said is above.")
+        return ControlDied(f"The live control ended with status {self._ended}; what it said is above.")
 
 
 #: Starts the control of a job.

@@ -34,6 +34,10 @@ class OutOfMemory(FarmError):
     """The device's memory did not suffice: a result, written down once."""
 
 
+class ControlDied(FarmError):
+    """The live control ended in mid-measurement: a crash, and worth another try."""
+
+
 class CorruptArtifact(FarmError):
     """A file in the artifact cache is not what was written there."""
 

@@ -57,7 +57,7 @@ def settle(parent: int, processors: list[int]) -> None:
 
 def fulfil(request: Mapping[str, Any]) -> dict[str, Any]:
     """The report on a request: outcome, reason, and what was made."""
-    from farm.errors import CorruptArtifact, FarmError, OutOfMemory, Unsupported
+    from farm.errors import ControlDied, CorruptArtifact, FarmError, OutOfMemory, Unsupported
 
     try:
         return {"outcome": "ok", "reason": "", **_do(request)}
@@ -68,6 +68,8 @@ def fulfil(request: Mapping[str, Any]) -> dict[str, Any]:
         return _failure("out_of_memory", str(error) or "the host's memory did not suffice")
     except CorruptArtifact as error:
         return {**_failure("error", str(error)), "rebuild": True}
+    except ControlDied:
+        raise  # as its own crash: the job is tried again
     except FarmError as error:
         traceback.print_exc()
         return _failure("error", str(error))

@@ -20,7 +20,7 @@ import pytest
 from farm import building, control, measuring
 from farm.catalogue import parse_recipe
 from farm.control import LiveControl
-from farm.errors import FarmError, OutOfMemory
+from farm.errors import ControlDied, OutOfMemory
 from farm.measurement import Measurement
 from farm.settings import Settings
 from farm.spec import JobSpec, Protocol, job
@@ -158,7 +158,7 @@ def test_the_control_is_the_baseline_with_the_same_allocator(recipe: str, expect
 def test_a_control_that_was_killed_is_memory_that_ran_out_and_another_death_is_an_error(
     spec: JobSpec, settings: Settings
 ) -> None:
-    for number, kind in ((signal.SIGKILL, OutOfMemory), (signal.SIGSEGV, FarmError)):
+    for number, kind in ((signal.SIGKILL, OutOfMemory), (signal.SIGSEGV, ControlDied)):
         with control.living(control.spawn, spec, settings) as live:
             live.load()
             [process] = controls()

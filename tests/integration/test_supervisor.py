@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from farm.errors import OutOfMemory, Unreachable, Unsupported
+from farm.errors import ControlDied, OutOfMemory, Unreachable, Unsupported
 from farm.measurement import Outcome
 from farm.settings import Settings
 from farm.spec import Protocol
@@ -397,6 +397,15 @@ def test_the_child_itself_reports_what_was_raised(monkeypatch: pytest.MonkeyPatc
         "KeyError": "error",
     }
     assert reports["KeyError"]["reason"] == "KeyError: 'c'"
+
+
+def test_a_control_that_died_is_a_crash_of_the_child_and_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    def died(request: Any) -> dict[str, Any]:
+        raise ControlDied("its last words are above")
+
+    monkeypatch.setattr(child, "_do", died)
+    with pytest.raises(ControlDied):
+        child.fulfil({})
 
 
 def test_the_real_child_settles_on_its_processor_and_dies_with_its_parent(tmp_path: Path) -> None:
