@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -197,13 +198,12 @@ def _serve_and_end(connection: Connection[Any, Any], spec: JobSpec, settings: Se
 
 def _waited(child: int) -> int:
     """The wait status of a child that was told to end, as `subprocess` has it."""
-    deadline = time.monotonic() + _PATIENCE_S
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
+    ended = os.pidfd_open(child)
+    try:
+        if not select.select([ended], [], [], _PATIENCE_S)[0]:
+            os.kill(child, signal.SIGKILL)
+    finally:
+        os.close(ended)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
