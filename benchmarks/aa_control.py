@@ -1,30 +1,33 @@
 """Can a speed-up be trusted? Two equal things must show no difference, and a real 3 % must be found.
 
-Three live processes, fresh for each set, hold the very same baseline and are timed in short windows that take
-turns, as a cell and its live control are. One is the control. One is equal to it (A/A). One really waits, busily,
-for 3 % of each call's time within the timed call. A set gives each of the two one repeat of paired ratios; what is
-made of them:
+Each set is a fresh process with the baseline and its live control, forked by it as in every paired measurement.
+The farm's own rounds, of a window of the control and one of the cell, take turns with rounds in which the cell
+really waits, busily, for 3 % of each call's time within the timed call. So a set is one repeat of an A/A cell and
+one of a cell that is slower by 3 %, in two processes that are as unlike as any two. What is made of the sets:
 
 - the standard deviation of the A/A ratio over sets;
 - trials of the very rule by which a row says faster, slower or no difference found, at 10 repeats as in
   `standard`: real trials take disjoint groups of sets in the order of measuring, many more resample sets;
 - the smallest change that 10 and, as in `thorough`, 30 repeats find 8 times of 10, by resampling.
 
-    python -m benchmarks.aa_control --keep aa.json      # about 20 minutes on 2 processors
-    python -m benchmarks.aa_control --read aa.json      # the figures again, from what was kept
+    python -m benchmarks.aa_control                                # about 25 minutes on 2 processors
+    python -m benchmarks.aa_control --read .farm/aa_control.json   # the figures again, from what was kept
 
-Goals: a standard deviation of at most 2 %; no difference in 95 of 100 A/A trials; the 3 % in 95 of 100.
+A set has the fewest rounds that there may be, in the shortest windows; `standard` goes on from there until its
+interval is narrow, so its repeats spread less. Goals: a standard deviation of at most 2 %; no difference in 95 of
+100 A/A trials; the 3 % in 95 of 100.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
+import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
-from multiprocessing.context import ForkServerContext
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -32,23 +35,25 @@ import numpy as np
 
 from benchmarks import alternating
 from benchmarks.figures import Figure, print_last
+from farm.settings import load
 from farm.spec import JobSpec, Protocol, job
+from farm.statistics import FLOORS
+from farm.timing import Stopwatch
 from results_store.collate import Answer, Speedup, speedup
 
 SLOWED = 0.03
 STANDARD, THOROUGH = 10, 30
 SD, SHARE = 0.02, 0.95
 
-#: What a process that is forked from the warm one need not import; nothing is computed there.
-_WARM = ["torch", "torchvision", "sklearn.datasets", "scipy.stats", "farm.building", "farm.measuring"]
-_WARM += ["farm.torch_session", "farm.passes.latency", "farm.runtimes.eager", "farm.datasets.digits"]
-_WARM += ["farm.models.torchvision_zoo", "safetensors.torch"]
+PROTOCOL = Protocol(
+    name="aa", warmup_min_s=0.3, warmup_max_s=1.0, window_s=0.1, accuracy_samples=64, profile=False
+)
+
 _RESAMPLED = 4000
 
 
-def slowed_window(spec: JobSpec) -> Callable[[], list[int]]:
-    """The farm's way, but each call takes 3 % longer."""
-    watch = alternating.farm_stopwatch(spec)
+def slowed(watch: Stopwatch) -> Stopwatch:
+    """The same, but each call takes 3 % longer."""
 
     def call(batch: Any) -> Any:
         began = time.perf_counter_ns()
@@ -59,34 +64,45 @@ def slowed_window(spec: JobSpec) -> Callable[[], list[int]]:
             pass
         return output
 
-    return alternating.window_of(replace(watch, call=call))
+    return replace(watch, call=call)
 
 
-def warm() -> ForkServerContext:
-    """Starts fresh processes that need not import what the measuring ones need."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_WARM)
-    return context
+def ratios_of(spec: JobSpec, rounds: int, seed: int) -> list[list[float]]:
+    """Control ÷ cell and control ÷ slowed cell, (2, rounds); in a process that has computed nothing yet."""
+    from farm import allocator, control, measuring
+    from farm.passes.device_figure import Rounds
+
+    allocator.apply(spec.recipe.allocator)
+    settings, order = load(), random.Random(seed)
+    with closing(control.fork(spec, settings)) as live:
+        live.load()
+        cell = measuring.prepare(spec, settings).on_device
+        warm_up, _ = cell.warm_up(spec.protocol)
+        cell_s = float(np.median(warm_up.samples_ns)) / 1e9
+        ways = [Rounds(watch, live, spec.protocol.window_s, cell_s) for watch in (cell, slowed(cell))]
+        for _ in range(rounds):
+            for way in order.sample(ways, 2):
+                way.round(cell_first=order.random() < 0.5)
+        return [way.ratios for way in ways]
+
+
+def _tell(spec: JobSpec, rounds: int, seed: int, pipe: Connection) -> None:
+    pipe.send(ratios_of(spec, rounds, seed))
 
 
 def measured(spec: JobSpec, sets: int, rounds: int) -> dict[str, Any]:
-    """Medians of all windows in nanoseconds, (sets, rounds, 3): control, its equal, the slowed one."""
-    context = warm()
-    makers = [(alternating.farm_window, spec), (alternating.farm_window, spec), (slowed_window, spec)]
-    windows = []
+    """The ratios of all rounds, (sets, 2, rounds), and of what."""
+    context, found = alternating.warm(), []
     for number in range(sets):
-        # The first round warms up.
-        windows.append(alternating.rounds(makers, rounds + 1, number, context)[1:].tolist())
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_tell, args=(spec, rounds, number, theirs))
+        process.start()
+        theirs.close()  # else its death would not be noticed
+        found.append(ours.recv())
+        process.join()
         if number % 20 == 19:
             print(f"{number + 1} of {sets} sets", flush=True)
-    return {"spec": spec.model_dump(mode="json"), "windows_ns": windows}
-
-
-def ratios(windows: Sequence[Any] | np.ndarray, which: int) -> np.ndarray:
-    """The control's medians ÷ those of the equal (1) or the slowed one (2): (sets, rounds)."""
-    medians = np.asarray(windows, dtype=np.float64)
-    found: np.ndarray = medians[..., 0] / medians[..., which]
-    return found
+    return {"spec": spec.model_dump(mode="json"), "ratios": found}
 
 
 def trial(repeats: np.ndarray) -> Speedup:
@@ -110,15 +126,16 @@ def resampled(sets: np.ndarray, repeats: int, seed: int = 0) -> list[Speedup]:
 def smallest_found(sets: np.ndarray, repeats: int) -> float:
     """The slowdown that is found 8 times of 10, as a share of the time.
 
-    A slowdown moves the interval and leaves its relative width, so each trial finds one that brings its high end
-    under 1; the least that 8 of 10 find is a quantile of these.
+    A slowdown moves the interval of the log-ratio and leaves its width, so each trial finds one that brings the
+    high end under 0; the least that 8 of 10 find is a quantile of these.
     """
-    return float(np.quantile([found.high for found in resampled(sets, repeats)], 0.8) - 1)
+    ends = [found.deciding()[1] for found in resampled(sets, repeats)]
+    return float(np.expm1(np.quantile(ends, 0.8)))
 
 
-def figures(windows: Sequence[Any]) -> list[Figure]:
-    """All that is published, from the windows."""
-    equal, slowed = ratios(windows, 1), ratios(windows, 2)
+def figures(ratios: Sequence[Any] | np.ndarray) -> list[Figure]:
+    """All that is published, from the ratios of all rounds, (sets, 2, rounds)."""
+    equal, slowed = np.moveaxis(np.asarray(ratios, dtype=np.float64), 1, 0)
     logs = np.median(np.log(equal), axis=1)
     sd = float(np.expm1(logs.std(ddof=1)))
     same = _share(resampled(equal, STANDARD), Answer.SAME)
@@ -165,23 +182,27 @@ def prepared(model: str, dataset: str, batch_size: int) -> JobSpec:
     """The baseline, with all that it needs built."""
     from farm.measuring import measure
 
-    protocol = Protocol(
-        name="once", warmup_max_s=0.1, warmup_min_s=0.1, min_s=0.1, max_s=0.2, paired=False, accuracy_samples=64
-    )
-    spec = job(model=model, dataset=dataset, batch_size=batch_size, protocol=protocol)
+    once = PROTOCOL.model_copy(update={"min_s": 0.1, "max_s": 0.2, "paired": False})
+    spec = job(model=model, dataset=dataset, batch_size=batch_size, protocol=once)
     measure(spec)
-    return spec
+    return spec.model_copy(update={"protocol": PROTOCOL})
 
 
 def main() -> None:
     """Builds what is missing, measures, and prints the figures last."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    arguments.add_argument("--sets", type=int, default=200, help="of three fresh processes each")
-    arguments.add_argument("--rounds", type=int, default=7, help="of three windows, in each set")
-    arguments.add_argument("--batch-size", type=int, default=8)
+    arguments.add_argument("--sets", type=int, default=200, help="of two fresh processes each")
+    arguments.add_argument("--rounds", type=int, default=FLOORS[50], help="of three windows, in each set")
+    arguments.add_argument("--batch-size", type=int, default=1)
     arguments.add_argument("--model", default="densenet121")
     arguments.add_argument("--dataset", default="digits")
-    arguments.add_argument("--keep", type=Path, metavar="PATH", help="write all windows' medians there, as JSON")
+    arguments.add_argument(
+        "--keep",
+        type=Path,
+        default=load().data_dir / "aa_control.json",
+        metavar="PATH",
+        help="write the ratios of all rounds there, as JSON  [default: %(default)s]",
+    )
     arguments.add_argument("--read", type=Path, metavar="PATH", help="measure nothing: take what was kept there")
     given = arguments.parse_args()
     if given.sets < STANDARD:
@@ -190,9 +211,9 @@ def main() -> None:
         made = json.loads(given.read.read_text())
     else:
         made = measured(prepared(given.model, given.dataset, given.batch_size), given.sets, given.rounds)
-    if given.keep is not None:
         given.keep.write_text(json.dumps(made))
-    print_last(figures(made["windows_ns"]))
+        print(f"the ratios of all rounds: {given.keep}")
+    print_last(figures(made["ratios"]))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,11 @@ CALLS = 3
 
 _SPAWN = multiprocessing.get_context("spawn")
 
+#: What a process that is forked from the warm one need not import; nothing is computed there.
+_WARM = ["torch", "torchvision", "sklearn.datasets", "scipy.stats", "farm.building", "farm.measuring"]
+_WARM += ["farm.torch_session", "farm.passes.latency", "farm.runtimes.eager", "farm.datasets.digits"]
+_WARM += ["farm.models.torchvision_zoo", "safetensors.torch"]
+
 #: Loads what a spec asks for and returns what times one window, in nanoseconds per call.
 Maker: TypeAlias = Callable[[JobSpec], Callable[[], list[int]]]
 
@@ -36,18 +41,17 @@ def farm_window(spec: JobSpec) -> Callable[[], list[int]]:
 
 def farm_stopwatch(spec: JobSpec) -> Stopwatch:
     """The farm's own, of the device figure, on the session that a job of this spec would time."""
-    from farm import building, devices, measuring, runtimes
-    from farm.passes import latency
+    from farm import measuring
     from farm.settings import load
 
-    settings = load()
-    here = building.environment_of(spec, settings)
-    device = devices.open_device(spec.device_kind, here.threads)
-    made = building.materials(spec, settings, here)
-    session = runtimes.module(spec.recipe.runtime).load(made.workload, made.artifact and made.artifact.folder)
-    inputs = measuring.distinct_inputs(building.test_part(spec, settings), spec)
-    watch, _ = latency.stopwatches(session, device, inputs)
-    return watch
+    return measuring.prepare(spec, load()).on_device
+
+
+def warm() -> ForkServerContext:
+    """Starts fresh processes that need not import what the measuring ones need."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_WARM)
+    return context
 
 
 def window_of(watch: Stopwatch) -> Callable[[], list[int]]:

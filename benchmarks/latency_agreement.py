@@ -2,12 +2,12 @@
 
 Three processes hold the same model. One times a window with the farm's own stopwatch, one with a bare loop
 around the library's own call, one with `torch.utils.benchmark`, over the same artifact; windows take turns in
-an order drawn at random. The figures are the medians of the paired ratios of the windows' medians, with their
-intervals, for each runtime; they should be within 2 % of 1. Two fresh processes differ by a percent or two
-however they measure (where their memory happens to lie), so several sets of processes are taken.
+an order drawn at random. A set of three processes gives the median of the paired ratios of the windows' medians.
+Two fresh processes differ by a percent or two however they measure (where their memory happens to lie), so many
+sets are taken; the figures are their medians, with intervals over sets, and should be within 2 % of 1.
 
-    python -m benchmarks.latency_agreement --windows 120 --processes 8 --batch-size 8
-    python -m benchmarks.latency_agreement --recipes baseline,compile,onnxruntime,openvino --processes 4
+    python -m benchmarks.latency_agreement --windows 168 --processes 24 --batch-size 8
+    python -m benchmarks.latency_agreement --recipes baseline,compile,onnxruntime,openvino --processes 12
 
 """
 
@@ -30,10 +30,13 @@ GOAL = 0.02
 
 def bare_call(spec: JobSpec) -> Callable[[], Any]:
     """Nothing of the farm but weights, artifact and images (what is in them decides speed too)."""
-    from farm import building, measuring
+    import secrets
+
+    from farm import allocator, building, measuring
     from farm.settings import load
 
     settings = load()
+    allocator.scatter(secrets.randbits(32))  # as the farm's own process
     made = building.materials(spec, settings, building.environment_of(spec, settings))
     images = measuring.distinct_inputs(building.test_part(spec, settings), spec)[0]
     return BARE[spec.recipe.runtime](made, images, spec)
@@ -144,13 +147,15 @@ BARE: Mapping[str, Callable[[Any, np.ndarray, JobSpec], Callable[[], Any]]] = {
 def agreement(spec: JobSpec, windows: int, processes: int) -> list[Figure]:
     """Farm ÷ each of the loops for one spec, over this many rounds of windows and sets of processes."""
     ways = [(alternating.farm_window, spec), (bare_window, spec), (timer_window, spec)]
-    by_processes = [alternating.rounds(ways, -(-windows // processes), seed) for seed in range(processes)]
+    count, context = -(-windows // processes), alternating.warm()
+    # The first round warms up.
+    by_processes = [alternating.rounds(ways, count + 1, seed, context)[1:] for seed in range(processes)]
     print(f"{spec.variant}, batch {spec.batch_size}, {spec.image_size} pixels, {windows} rounds of windows")
     figures = []
     for number, name in ((1, "bare loop"), (2, "torch.utils.benchmark")):
-        ratios = [medians[:, 0] / medians[:, number] for medians in by_processes]
-        median, low, high = alternating.interval(np.concatenate(ratios))
-        print("  median of each set of processes:", ", ".join(f"{np.median(set_):.4f}" for set_ in ratios))
+        ratios = np.array([np.median(medians[:, 0] / medians[:, number]) for medians in by_processes])
+        median, low, high = alternating.interval(ratios)
+        print("  median of each set of processes:", ", ".join(f"{ratio:.4f}" for ratio in ratios))
         text = f"{median:.4f} ({low:.4f} to {high:.4f})"
         print(f"  farm ÷ {name}: {text}", flush=True)
         named = f"{spec.recipe}: farm ÷ {name}"
@@ -161,8 +166,8 @@ def agreement(spec: JobSpec, windows: int, processes: int) -> list[Figure]:
 def main() -> None:
     """Builds what is missing, measures, and prints the figures last."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    arguments.add_argument("--windows", type=int, default=120, help="of each kind, over all processes")
-    arguments.add_argument("--processes", type=int, default=8, help="sets of fresh processes")
+    arguments.add_argument("--windows", type=int, default=168, help="of each kind, over all processes")
+    arguments.add_argument("--processes", type=int, default=24, help="sets of fresh processes")
     arguments.add_argument("--batch-size", type=int, default=8)
     arguments.add_argument("--recipes", default="baseline", help="joined by commas")
     arguments.add_argument("--model", default="densenet121")

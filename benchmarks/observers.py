@@ -1,11 +1,12 @@
-"""Does looking change what is looked at? Telemetry on and off, and before and after a profile pass.
+"""Does looking change what is looked at? Telemetry on and off, and a profile pass.
 
 One live process is timed in windows of a second; in half of them, drawn at random, this process reads host and
-device as a supervisor does. The figure is the median of the paired ratios of windows with and without.
+device as a supervisor does. The figure is the median of the paired ratios of windows with and without, and has to
+be within 0.5 % of 1.
 
-Then pairs of fresh live processes are timed in short windows that take turns, and one of the two is profiled as
-the farm does it: when its windows are over. The figure is the median of their ratios. Both have to be within 0.5 %
-of 1. What the pass would do to windows after it, which the farm has none of, is published beside it.
+A profile pass comes after everything that is timed (a test keeps it there), so it can move nothing. What it would
+move is published: pairs of fresh live processes are timed in short windows that take turns, one of the two is
+profiled half way, and the figure is by how much their ratio changes with that.
 
     python -m benchmarks.observers
     python -m benchmarks.observers --rounds 10 --sets 2
@@ -22,7 +23,7 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-from benchmarks import aa_control, alternating
+from benchmarks import alternating
 from benchmarks.figures import Figure, print_last
 from farm.spec import JobSpec, Protocol, job
 from workers import locks, telemetry
@@ -71,15 +72,15 @@ def _serve(spec: JobSpec, pipe: Connection) -> None:
 
 
 def with_profile(spec: JobSpec, sets: int) -> np.ndarray:
-    """Latency of a process that is profiled ÷ that of another, before it is and after, of each set of two."""
+    """By how much a process takes longer once it was profiled, beside another that was not, of each set of two."""
     pair = [(profiled_window, spec), (alternating.farm_window, spec)]
     found = []
     for seed in range(sets):
-        medians = alternating.rounds(pair, 2 * ROUNDS + 1, seed, aa_control.warm())
+        medians = alternating.rounds(pair, 2 * ROUNDS + 1, seed, alternating.warm())
         ratios = medians[:, 0] / medians[:, 1]
         # The first round warms up.
-        found.append((np.median(ratios[1 : ROUNDS + 1]), np.median(ratios[ROUNDS + 1 :])))
-    return np.array(found).T
+        found.append(np.median(ratios[ROUNDS + 1 :]) / np.median(ratios[1 : ROUNDS + 1]))
+    return np.array(found)
 
 
 def profiled_window(spec: JobSpec) -> Callable[[], list[int]]:
@@ -114,7 +115,7 @@ def main() -> None:
     """Builds what is missing, measures, and prints the figures last."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     arguments.add_argument("--rounds", type=int, default=60, help="of two windows, with and without telemetry")
-    arguments.add_argument("--sets", type=int, default=30, help="of two fresh processes, for the profile pass")
+    arguments.add_argument("--sets", type=int, default=20, help="of two fresh processes, for the profile pass")
     arguments.add_argument("--batch-size", type=int, default=8)
     arguments.add_argument("--model", default="densenet121")
     given = arguments.parse_args()
@@ -123,12 +124,11 @@ def main() -> None:
     protocol = Protocol(name="once", paired=False, warmup_max_s=1.0, min_s=0.1, max_s=0.2, accuracy_samples=64)
     spec = job(model=given.model, batch_size=given.batch_size, protocol=protocol)
     measure(spec)
-    before, after = with_profile(spec, given.sets)
+    profiled = figure("calls after a profile pass ÷ before", with_profile(spec, given.sets))
     print_last(
         [
             figure("latency with telemetry ÷ without", with_telemetry(spec, given.rounds)),
-            figure("latency with a profile pass ÷ without", before),
-            replace(figure("… if there were calls after that pass", after), goal="published", reached=True),
+            replace(profiled, goal="published: the farm has none", reached=True),
         ]
     )
 

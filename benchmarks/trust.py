@@ -26,7 +26,7 @@ from benchmarks.figures import Figure, read_last
 #: Each with its arguments.
 BENCHMARKS: Mapping[str, tuple[str, ...]] = {
     "known_times": (),
-    "latency_agreement": ("--windows", "96", "--processes", "6"),
+    "latency_agreement": (),
     "isolation": (),
     "observers": (),
     "clean_runs": (),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -9,6 +10,13 @@ from typing import TypeAlias
 from farm import statistics
 from farm.measurement import Measurement
 from farm.verdict import Level, Reason
+
+#: Standard deviation of the ratio of two processes that measured the same in the same seconds: what lies between
+#: two processes is no drift of the host. Measured by `python -m benchmarks.aa_control`, whose goal it is.
+PROCESSES_SD = 0.02
+
+#: Two-sided, 95 %.
+_NORMAL = 1.96
 
 #: One device of one host, with all that decides its speed.
 _Place: TypeAlias = tuple[str, str | None, str]
@@ -21,7 +29,7 @@ class Mark:
     place: _Place
     #: First timed call, seconds since the epoch.
     at: float
-    #: Nanoseconds, with its 95 % interval.
+    #: Nanoseconds, with its process's own 95 % interval.
     median: float
     low: float
     high: float
@@ -42,12 +50,18 @@ def drifted(measurement: Measurement, controls: Iterable[Mark]) -> Iterator[Reas
     here, at = [mark for mark in controls if mark.place == _place(measurement)], _began(measurement)
     before = next((mark for mark in reversed(here) if mark.at <= at), None)
     after = next((mark for mark in here if mark.at > at), None)
-    if before is None or after is None or (before.low <= after.high and after.low <= before.high):
+    if before is None or after is None:
         return
     change = after.median / before.median - 1
-    if abs(change) > measurement.spec.protocol.target_half_width:
+    chance = math.hypot(_half_width(before), _half_width(after), _NORMAL * PROCESSES_SD)
+    if abs(change) > max(chance, measurement.spec.protocol.target_half_width):
         text = f"the control drifted by {change:+.1%} while this was measured"
         yield Reason(code="unstable", level=Level.SUSPECT, text=text)
+
+
+def _half_width(mark: Mark) -> float:
+    """Of the interval, as a share of the median."""
+    return (mark.high - mark.low) / 2 / mark.median
 
 
 def _mark(control: Measurement) -> Iterator[Mark]:

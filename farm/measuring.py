@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import subprocess
 import sys
 import time
@@ -129,6 +130,8 @@ def measure_here(
         if spec.protocol.paired and not alone:
             # Before anything is computed here: only then it can be forked.
             live = beside.enter_context(control.living(start_control, spec, settings))
+            # It has the same history as the cell then: loaded, warmed up, taking turns.
+            live.load()
         return _measured(spec, settings, build_spent_s, isolation, live)
 
 
@@ -143,6 +146,8 @@ class Prepared:
     #: Distinct batches, float32 NCHW.
     inputs: list[np.ndarray]
     session: runtimes.Session
+    #: Of where things lie in this process's memory.
+    layout_seed: int
     load_s: float
     #: None where this process cannot tell its memory.
     memory: MemoryWatch | None
@@ -158,6 +163,8 @@ def prepare(spec: JobSpec, settings: Settings, *, tell_memory: bool = False) -> 
     """
     here = building.environment_of(spec, settings)
     device = devices.open_device(spec.device_kind, here.threads)
+    layout_seed = secrets.randbits(32)
+    allocator.scatter(layout_seed)
     plugin = runtimes.module(spec.recipe.runtime)
     made = building.materials(spec, settings, here)
     test = building.test_part(spec, settings, made.weights.facts["classes"])
@@ -174,6 +181,7 @@ def prepare(spec: JobSpec, settings: Settings, *, tell_memory: bool = False) -> 
         test=test,
         inputs=inputs,
         session=session,
+        layout_seed=layout_seed,
         load_s=load_s,
         memory=memory,
         on_device=on_device,
@@ -220,7 +228,7 @@ def _measured(
         model_size_bytes=made.model_size_bytes,
         parameters=made.cost["parameters"],
         macs=made.cost["macs"],
-        evidence={**_provenance(made, spec, ready.device), **evidence},
+        evidence={**_provenance(ready, spec), **evidence},
         profile=profiled,
         missing=_missing(ready, spec, timed) | unmetered | unprofiled,
     )
@@ -262,9 +270,10 @@ def _profiled(
         return None, {"profile": " ".join(f"{type(error).__name__}: {error}".split())[:_MAX_REASON_CHARS]}
 
 
-def _provenance(made: building.Materials, spec: JobSpec, device: devices.Device) -> dict[str, object]:
-    """Where weights and artifact come from, and how the recipe's arithmetic is done here."""
-    known: dict[str, object] = {"weights": made.weights.facts["origin"]}
+def _provenance(ready: Prepared, spec: JobSpec) -> dict[str, object]:
+    """Where weights and artifact come from, where they lie, and how the recipe's arithmetic is done here."""
+    made = ready.made
+    known: dict[str, object] = {"weights": made.weights.facts["origin"], "layout_seed": ready.layout_seed}
     if spec.recipe.allocator == "jemalloc" or allocator.in_use() != "glibc":
         asked = "jemalloc" if spec.recipe.allocator == "jemalloc" else "glibc"
         known |= {"allocator_asked": asked, "allocator": allocator.in_use()}
@@ -278,7 +287,7 @@ def _provenance(made: building.Materials, spec: JobSpec, device: devices.Device)
         if "graph_breaks" in made.artifact.facts:
             known["graph_breaks"] = made.artifact.facts["graph_breaks"]
     if spec.recipe.precision == "amp":
-        known["amp"] = device.amp_evidence()
+        known["amp"] = ready.device.amp_evidence()
     return known
 
 

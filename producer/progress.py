@@ -80,7 +80,7 @@ class PlainView:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._said = -1
-        self._failures = 0
+        self._failures: set[tuple[str, Outcome, str]] = set()
         self._is_away = False
         self._has_begun = False
         self._spoke_at = 0.0
@@ -98,9 +98,11 @@ class PlainView:
             self._spoke_at = progress.now
             self._said, self._has_begun = ended, self._has_begun or begins
             self._print(summary(progress))
-        for label, outcome, reason in progress.failures[self._failures :]:
-            self._print(f"  failed: {label}: {outcome}: {one_line(reason)}")
-        self._failures = len(progress.failures)
+        for failure in progress.failures:
+            label, outcome, reason = failure
+            if failure not in self._failures:
+                self._print(f"  failed: {label}: {outcome}: {one_line(reason)}")
+        self._failures = set(progress.failures)
 
     def away(self, problem: str) -> None:
         """Said once until it is back."""

@@ -90,10 +90,15 @@ class Speedup:
         """
         if self.repeats < MIN_REPEATS:
             return self
+        low, high = self.deciding(comparisons)
+        found = Answer.FASTER if low > bias else Answer.SLOWER if high < -bias else Answer.SAME
+        return replace(self, answer=found)
+
+    def deciding(self, comparisons: int = 1) -> tuple[float, float]:
+        """The interval of the log-ratio that decides one of so many answers: wider than what is shown."""
         middle = math.log(self.value)
         half = (math.log(self.high) - middle) * statistics.widening(self.repeats, comparisons)
-        found = Answer.FASTER if middle - half > bias else Answer.SLOWER if middle + half < -bias else Answer.SAME
-        return replace(self, answer=found)
+        return middle - half, middle + half
 
 
 @dataclass(frozen=True, kw_only=True)

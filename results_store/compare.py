@@ -62,7 +62,7 @@ def differ(a: Sequence[float], b: Sequence[float], *, comparisons: int = 1, bias
         comparisons: how many are made together, for Bonferroni's correction.
         bias: largest deviation of a mean log-ratio from 0 that A/A pairs showed.
     """
-    confidence = each_confidence(comparisons)
+    confidence = statistics.each_answer(comparisons)
     middle, low, high = statistics.welch(a, b, confidence)
     least = bias + statistics.detectable(a, b, confidence)
     return Difference(middle=middle, low=low, high=high, detectable=least, bias=bias)
@@ -74,13 +74,8 @@ def deviation(pairs: Iterable[Sequence[float]]) -> float:
     What the others deviate by is chance, and the interval of a difference has that already.
     """
     cells = [logs for logs in pairs if len(logs) >= MIN_REPEATS]
-    means = (statistics.mean_interval(logs, each_confidence(len(cells))) for logs in cells)
+    means = (statistics.mean_interval(logs, statistics.each_answer(len(cells))) for logs in cells)
     return max((abs(mean) for mean, low, high in means if low > 0 or high < 0), default=0.0)
-
-
-def each_confidence(comparisons: int) -> float:
-    """The level of each interval, so that all of them hold together 19 times of 20 (Bonferroni)."""
-    return 1 - (1 - statistics.CONFIDENCE) / max(1, comparisons)
 
 
 @dataclass(frozen=True, kw_only=True)

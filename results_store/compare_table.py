@@ -10,8 +10,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from farm import statistics
 from results_store.collate import Answer, Row
-from results_store.compare import Comparison, Report, each_confidence, told
+from results_store.compare import Comparison, Report, told
 
 _STYLES = {Answer.FASTER: "green", Answer.SLOWER: "red", Answer.SAME: "", Answer.UNKNOWN: "yellow"}
 _COLUMNS = ("batch size", "device", "A ms", "B ms", "change %", "interval %", "repeats")
@@ -20,7 +21,7 @@ _MIB = 1 << 20
 
 def heading(report: Report) -> list[str]:
     """What to know before the table."""
-    level = f"{100 * each_confidence(report.compared):.4g} % (Bonferroni)"
+    level = f"{100 * statistics.each_answer(report.compared):.4g} % (Bonferroni)"
     lines = [
         f"A {report.a}, B {report.b}; change of time, from A to B; negative is faster.",
         f"Cells compared: {report.compared}, each at {level}, beyond {_bias(report)}.",
@@ -79,7 +80,7 @@ def as_json(report: Report, tolerated_percent: float = 0.0) -> dict[str, Any]:
         "b": report.b,
         "compared": report.compared,
         "correction": "Bonferroni",
-        "confidence_of_each": each_confidence(report.compared),
+        "confidence_of_each": statistics.each_answer(report.compared),
         "environments_differ_in": {name: list(values) for name, values in report.unlike.items()},
         "bias_percent": {device: _percent(bias) for device, bias in report.bias.items()},
         "cells": [_as_json(comparison, tolerated_percent) for comparison in report.comparisons],

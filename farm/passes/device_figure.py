@@ -102,13 +102,17 @@ class Rounds:
         """The cell's calls so far."""
         return [ns for window in self._cells for ns in window]
 
-    def enough(self, protocol: Protocol) -> bool:
-        """Whether the protocol has enough, by the cell's calls and the interval of the rounds' ratios."""
-        ratios = [
+    @property
+    def ratios(self) -> list[float]:
+        """The control's median ÷ the cell's, of each round so far."""
+        return [
             float(np.median(turn.samples_ns) / np.median(cell))
             for cell, turn in zip(self._cells, self._controls, strict=True)
         ]
-        samples = self.samples_ns
+
+    def enough(self, protocol: Protocol) -> bool:
+        """Whether the protocol has enough, by the cell's calls and the interval of the rounds' ratios."""
+        samples, ratios = self.samples_ns, self.ratios
         if len(ratios) < FLOORS[50]:
             return False
         return enough_of(samples, sum(samples) / 1e9, protocol, ratios)

@@ -57,14 +57,12 @@ def run(
         device_watch: times the device figure …
         end_to_end_watch: … and this the other one.
         protocol: how long and how often.
-        live: the control that the device figure takes turns with; it is ended before the end-to-end figure.
+        live: the control, loaded, that takes turns with the device figure; ended before the end-to-end figure.
         seed: of the order in which they take turns.
 
     Raises:
         OutOfMemory, FarmError: the control cannot.
     """
-    if live is not None:
-        live.load()
     warm, steady = device_watch.warm_up(protocol)
     others, timed_from, marks = ContentionWatch(), time.time(), [(0, _faults())]
 

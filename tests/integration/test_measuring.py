@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from farm import building, datasets, measuring, onnx_graph, runtimes
 from farm.environment import has_bf16
 from farm.errors import CorruptArtifact, OutOfMemory, Unsupported, memory_errors
 from farm.measurement import Measurement
+from farm.passes import profile
 from farm.precision import PRECISIONS
 from farm.recipe import Choice
 from farm.runtimes import compile as compile_runtime
@@ -462,3 +464,22 @@ def test_a_build_that_cannot_be_is_the_result_and_not_a_riddle(settings: Setting
         "unsupported",
         "compile needs a C++ compiler: apt-get install g++",
     )
+
+
+def test_the_profile_pass_comes_after_everything_that_is_timed(
+    measure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profiled_at, run = [], profile.run
+
+    def noted(*arguments: Any, **how: Any) -> Any:
+        profiled_at.append(time.time())
+        return run(*arguments, **how)
+
+    monkeypatch.setattr(profile, "run", noted)
+    assert profiled_at == []
+    assert measure().timed_until < profiled_at[0]
+
+
+def test_two_measurements_of_a_job_do_not_share_the_layout_of_their_memory(measure: Any) -> None:
+    seeds = [measure().evidence["layout_seed"] for _ in range(2)]
+    assert seeds[0] != seeds[1]

@@ -10,18 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import aa_control, alternating
+from benchmarks import aa_control
 from farm.timing import Stopwatch
 from results_store.collate import Answer, Speedup, speedup
-from tests import factories
 
 
-def windows(sets: int, sd: float, seed: int = 0) -> np.ndarray:
-    """Medians of windows in nanoseconds, (sets, rounds, 3): the third is slower by 3 %."""
+def ratios(sets: int, sd: float, seed: int = 0) -> np.ndarray:
+    """Control ÷ cell and control ÷ slowed cell, (sets, 2, rounds): the second is slower by 3 %."""
     draw = np.random.default_rng(seed)
-    control = 1e7 * draw.lognormal(0, 0.2, (sets, 7, 1))
-    found: np.ndarray = control * np.exp(draw.normal(0, [0, sd, sd], (sets, 1, 3))) * [1, 1, 1.03]
-    return found
+    found: np.ndarray = np.exp(draw.normal(0, sd, (sets, 2, 1)) + draw.normal(0, 1e-4, (sets, 2, 11)))
+    return found / [[1], [1.03]]
 
 
 def answered(sets: np.ndarray) -> Speedup:
@@ -31,7 +29,7 @@ def answered(sets: np.ndarray) -> Speedup:
 
 
 def reached(sd: float) -> list[bool]:
-    return [figure.reached for figure in aa_control.figures(windows(200, sd).tolist())]
+    return [figure.reached for figure in aa_control.figures(ratios(200, sd).tolist())]
 
 
 def test_sets_that_spread_little_reach_the_goals_and_wide_ones_do_not() -> None:
@@ -41,18 +39,18 @@ def test_sets_that_spread_little_reach_the_goals_and_wide_ones_do_not() -> None:
 
 
 def test_a_biased_pair_is_no_longer_called_equal() -> None:
-    biased = windows(200, 0.008) * [1, 1.02, 1]
+    biased = ratios(200, 0.008) / 1.02
     assert not aa_control.figures(biased.tolist())[1].reached
 
 
 def test_real_trials_are_disjoint_groups_judged_as_a_row_is() -> None:
-    equal, slowed = (aa_control.ratios(windows(200, 0.008), which) for which in (1, 2))
+    equal, slowed = np.moveaxis(ratios(200, 0.008), 1, 0)
     assert [found.answer for found in aa_control.real_trials(slowed)] == [Answer.SLOWER] * 20
     assert aa_control.real_trials(equal)[3] == answered(equal[30:40])
 
 
 def test_the_smallest_slowdown_found_is_found_8_times_of_10() -> None:
-    equal = aa_control.ratios(windows(200, 0.01), 1)
+    equal = ratios(200, 0.01)[:, 0]
     least = aa_control.smallest_found(equal, 30)
     answers = [found.answer for found in aa_control.resampled(equal / (1 + least), 30, seed=1)]
     assert answers.count(Answer.SLOWER) / len(answers) == pytest.approx(0.8, abs=0.03)
@@ -68,11 +66,9 @@ def test_a_slowed_call_takes_3_percent_longer_within_the_timed_call(monkeypatch:
             clock()
 
     plain = Stopwatch(call=call, inputs=[None], synchronize=lambda: None, clock=clock)
-    monkeypatch.setattr(alternating, "farm_stopwatch", lambda spec: plain)
-    monkeypatch.setattr(
-        alternating, "window_of", lambda watch: lambda: watch.window(lambda n, _: len(n) >= 3).samples_ns
-    )
     monkeypatch.setattr(time, "perf_counter_ns", clock)
-    usual = alternating.farm_window(factories.spec())()
-    slowed = aa_control.slowed_window(factories.spec())()
+    usual, slowed = (
+        watch.window(lambda samples, _: len(samples) >= 3).samples_ns
+        for watch in (plain, aa_control.slowed(plain))
+    )
     assert np.median(slowed) / np.median(usual) == pytest.approx(1.03, abs=0.005)

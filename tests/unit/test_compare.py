@@ -169,9 +169,9 @@ def test_the_level_is_corrected_for_the_number_of_cells_compared(store: Store) -
     ]
     assert found.difference == differ(*values, comparisons=4)
     narrow = differ(*values)
-    # t of 1 − 0.05/8 against t of 0.975, 18 degrees of freedom or a little less
+    # t of 1 − 0.02/8 against t of 0.99, 18 degrees of freedom or a little less
     ratio = (found.difference.high - found.difference.low) / (narrow.high - narrow.low)
-    assert ratio == pytest.approx(2.77 / 2.10, rel=0.02)
+    assert ratio == pytest.approx(3.20 / 2.55, rel=0.02)
 
 
 # ---- what cannot be told
@@ -337,18 +337,18 @@ def logs(draw: np.random.Generator, trials: int, shift: float = 0.0) -> list[lis
     return found
 
 
-def test_the_rule_finds_a_difference_where_there_is_none_at_most_5_times_of_100() -> None:
+def test_the_rule_finds_a_difference_where_there_is_none_2_times_of_100() -> None:
     draw = np.random.default_rng(5)
     trials = zip(logs(draw, 4000), logs(draw, 4000), strict=True)
     found = [differ(a, b).answer is not Answer.SAME for a, b in trials]
-    assert 0.03 < np.mean(found) <= 0.05
+    assert 0.01 < np.mean(found) <= 0.03
 
 
 def test_of_many_cells_compared_together_hardly_ever_one_differs_without_a_change() -> None:
     draw = np.random.default_rng(6)
     families = [zip(logs(draw, 20), logs(draw, 20), strict=True) for _ in range(300)]
     found = [any(differ(a, b, comparisons=20).answer is not Answer.SAME for a, b in family) for family in families]
-    assert 0.02 < np.mean(found) < 0.08
+    assert 0.005 < np.mean(found) < 0.04
 
 
 def test_ten_repeats_with_an_sd_of_one_and_a_half_percent_find_a_change_of_3_percent() -> None:

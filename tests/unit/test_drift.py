@@ -8,6 +8,7 @@ import pytest
 
 from farm import drift
 from farm.measurement import Measurement, Samples
+from farm.spec import Protocol
 from farm.verdict import Level
 from tests import factories
 
@@ -29,9 +30,15 @@ def test_a_control_that_took_longer_afterwards_makes_what_lies_between_suspect()
     assert reason.text == "the control drifted by +10.0% while this was measured"
 
 
-@pytest.mark.parametrize("after_ms", [10.01, 10.3])
-def test_a_change_within_chance_or_within_the_target_is_no_drift(after_ms: float) -> None:
+@pytest.mark.parametrize("after_ms", [10.01, 10.3, 9.65])
+def test_what_lies_between_two_processes_anyway_is_no_drift(after_ms: float) -> None:
     assert said(control(10, 10.0), control(90, after_ms)) == []
+    assert said(control(10, 10.0), control(90, 10.5)) != []
+
+
+def test_a_change_within_the_target_is_no_drift() -> None:
+    generous = factories.spec(protocol=Protocol(name="generous", target_half_width=0.2))
+    assert said(control(10, 10.0), control(90, 11.0), spec=generous) == []
 
 
 def test_a_large_change_that_chance_explains_is_no_drift() -> None:

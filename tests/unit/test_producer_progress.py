@@ -111,6 +111,13 @@ def test_a_failure_is_told_once_with_its_reason() -> None:
     assert text.count("signal 11 Segmentation fault") == 1
 
 
+def test_a_later_failure_of_an_earlier_job_is_told_too() -> None:
+    late = ("densenet121_amp batch 8 cpu #1", Outcome.CRASHED, "signal 11")
+    early = ("densenet121_amp batch 1 cpu #1", Outcome.TIMEOUT, "too slow")
+    text = followed(progress(failures=(late,)), progress(**FINISHED, failures=(early, late)))
+    assert (text.count("signal 11"), text.count("too slow")) == (1, 1)
+
+
 def test_a_database_that_is_away_is_waited_for_and_said_once() -> None:
     text = followed(progress(), Unreachable("gone."), Unreachable("gone."), progress(**FINISHED))
     assert text.count("gone.") == 1
