@@ -17,8 +17,8 @@ from scipy import special
 FLOORS: Mapping[int, int] = {50: 11, 90: 64, 95: 130, 99: 662}
 
 CONFIDENCE = 0.95
-#: Level of all answers together that are given at once. At 95 %, one of 20 equal pairs would be found unequal; beyond
-#: 98 %, ten repeats with a standard deviation of 2 % would miss a change of 3 % more than one time of 20.
+#: Level of all answers together that are given at once. At 95 %, one of 20 equal pairs would be found unequal;
+#: beyond 98 %, ten repeats with a standard deviation of 2 % would miss a change of 3 % more than one time of 20.
 ANSWERS = 0.98
 
 _RESAMPLES = 1000

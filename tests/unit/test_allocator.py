@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+from farm import allocator
 
 #: Where blocks of several sizes come to lie, from the first one on; with a seed, in a scattered heap.
 PLACES = """
@@ -31,11 +35,8 @@ def test_processes_that_do_the_same_lay_out_their_memory_alike_until_it_is_scatt
 
 
 def test_scattering_takes_next_to_no_memory() -> None:
-    from farm import allocator
-
     def resident() -> int:
-        with open("/proc/self/statm") as statm:
-            return int(statm.read().split()[1]) * 4096
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     before = resident()
     allocator.scatter(1)
