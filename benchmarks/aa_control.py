@@ -11,7 +11,7 @@ one of a cell that is slower by 3 %, in two processes that are as unlike as any 
 - the smallest change that 10 and, as in `thorough`, 30 repeats find 8 times of 10, by resampling.
 
     python -m benchmarks.aa_control                                # about 25 minutes on 2 processors
-    python -m benchmarks.aa_control --read .farm/aa_control.json   # the figures again, from what was kept
+    python -m benchmarks.aa_control --read .farm/aa_control_1.json   # the figures again, from what was kept
 
 A set has the fewest rounds that there may be, in the shortest windows; `standard` goes on from there until its
 interval is narrow, so its repeats spread less. Goals: a standard deviation of at most 2 %; no difference in 95 of
@@ -199,9 +199,8 @@ def main() -> None:
     arguments.add_argument(
         "--keep",
         type=Path,
-        default=load().data_dir / "aa_control.json",
         metavar="PATH",
-        help="write the ratios of all rounds there, as JSON  [default: %(default)s]",
+        help="write the ratios of all rounds there, as JSON  [default: .farm/aa_control_BATCHSIZE.json]",
     )
     arguments.add_argument("--read", type=Path, metavar="PATH", help="measure nothing: take what was kept there")
     given = arguments.parse_args()
@@ -211,8 +210,9 @@ def main() -> None:
         made = json.loads(given.read.read_text())
     else:
         made = measured(prepared(given.model, given.dataset, given.batch_size), given.sets, given.rounds)
-        given.keep.write_text(json.dumps(made))
-        print(f"the ratios of all rounds: {given.keep}")
+        kept = given.keep or load().data_dir / f"aa_control_{given.batch_size}.json"
+        kept.write_text(json.dumps(made))
+        print(f"the ratios of all rounds: {kept}")
     print_last(figures(made["ratios"]))
 
 

@@ -23,21 +23,23 @@ from rich.table import Table
 
 from benchmarks.figures import Figure, read_last
 
-#: Each with its arguments.
+#: The module of each, and its arguments.
 BENCHMARKS: Mapping[str, tuple[str, ...]] = {
-    "known_times": (),
-    "latency_agreement": (),
-    "isolation": (),
-    "observers": (),
-    "clean_runs": (),
-    "farm_overhead": (),
-    "aa_control": (),
+    "known_times": ("known_times",),
+    "latency_agreement": ("latency_agreement",),
+    "isolation": ("isolation",),
+    "observers": ("observers",),
+    "clean_runs": ("clean_runs",),
+    "farm_overhead": ("farm_overhead",),
+    "aa_control": ("aa_control", "--batch-size", "1"),
+    "aa_control_8": ("aa_control", "--batch-size", "8", "--sets", "100"),
 }
 
 
 def figures_of(name: str) -> list[Figure]:
     """Runs a benchmark, shows what it says, and returns its figures; a single one that says so where it failed."""
-    command = [sys.executable, "-m", f"benchmarks.{name}", *BENCHMARKS[name]]
+    module, *arguments = BENCHMARKS[name]
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
     lines = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
