@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from farm.errors import FarmError
 from farm.measurement import Outcome
-from farm.spec import Cell, JobSpec
+from farm.spec import Cell, JobSpec, stored
 from results_store import keeping, records
 from results_store.clock import now
 from results_store.schema import attempts, cells, is_open, is_running, jobs, results, workers
@@ -278,7 +278,7 @@ def _start_attempt(connection: sa.Connection, worker: _Worker, job: _Row) -> Cla
 def _spec(connection: sa.Connection, job: _Row) -> JobSpec:
     place = (cells.c.run_number == job.run_number, cells.c.ordinal == job.cell_ordinal)
     text = connection.execute(sa.select(cells.c.spec).where(*place)).scalar_one()
-    return records.job_spec(Cell.model_validate_json(text), job.repeat)
+    return records.job_spec(stored(Cell, text), job.repeat)
 
 
 # ---- ending

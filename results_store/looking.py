@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from farm.errors import BadInput, unknown
 from farm.measurement import Outcome, Profile
-from farm.spec import Cell
+from farm.spec import Cell, stored
 from results_store import records
 from results_store.claiming import claimable as is_claimable
 from results_store.clock import now
@@ -196,7 +196,7 @@ def _job_result(row: sa.Row[Any]) -> JobResult:
     return JobResult(
         job_id=row.job_id,
         run_id=records.run_id_of(row.job_id),
-        spec=records.job_spec(Cell.model_validate_json(row.spec), row.repeat),
+        spec=records.job_spec(stored(Cell, row.spec), row.repeat),
         cell_ordinal=row.cell_ordinal,
         state=State(row.state),
         outcome=Outcome(row.outcome) if row.outcome else None,
@@ -320,8 +320,8 @@ def _failures(connection: sa.Connection, number: int) -> tuple[tuple[str, Outcom
 
 def _control_label(row: Any) -> str:
     """Controls are counted from 1 already."""
-    return f"control {label(records.job_spec(Cell.model_validate_json(row.spec), row.repeat - 1))}"
+    return f"control {label(records.job_spec(stored(Cell, row.spec), row.repeat - 1))}"
 
 
 def _label(row: Any) -> str:
-    return label(records.job_spec(Cell.model_validate_json(row.spec), row.repeat))
+    return label(records.job_spec(stored(Cell, row.spec), row.repeat))

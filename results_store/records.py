@@ -11,7 +11,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from farm.measurement import Environment, Measurement, Profile, Samples
-from farm.spec import Cell, JobSpec
+from farm.spec import Cell, JobSpec, completed
 from results_store.values import MAX_LOG_BYTES, MAX_REASON_CHARS, Ending, WorkerInfo
 
 _INT64 = np.dtype("<i8")
@@ -81,6 +81,7 @@ def measurement(
     if text is None:
         return None
     fields = json.loads(text)
+    fields["spec"] = completed(fields["spec"])
     fields["samples"] = {"device_ns": unpacked(device_ns), "end_to_end_ns": unpacked(end_to_end_ns)}
     if fields.get("control") is not None:
         fields["control"]["device_ns"] = unpacked(control_ns)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from farm.measurement import Environment, Measurement, Outcome
-from farm.spec import JobSpec, Matrix
+from farm.spec import JobSpec, Matrix, stored
 
 #: A worker lives while its heartbeat is younger than this, by the database's clock.
 ALIVE_S = 30.0
@@ -137,7 +137,7 @@ class RunInfo:
     @property
     def matrix(self) -> Matrix:
         """The matrix as submitted."""
-        return Matrix.model_validate_json(self.matrix_json)
+        return stored(Matrix, self.matrix_json)
 
     @property
     def jobs(self) -> int:

@@ -29,6 +29,8 @@ from tests import databases, factories
 
 OTHER = factories.environment(device_model="Other CPU")
 MISSING_PYTHON_PACKAGE = Ending(outcome=Outcome.UNSUPPORTED, reason="needs openvino")
+#: Fields of a protocol that the first farm did not have.
+ADDED_LATER = ("paired", "isolation", "remeasure", "profile", "telemetry_s", "energy_s", "control_every")
 
 
 @pytest.fixture(params=databases.KINDS)
@@ -216,6 +218,21 @@ def test_equal_matrices_submitted_at_once_become_one_run(url: str) -> None:
             return store.submit(factories.matrix()).run_id
 
     assert len(set(in_processes(4, work))) == 1
+
+
+def test_a_run_of_an_older_farm_goes_on_with_the_protocol_that_it_had(store: Store) -> None:
+    run = store.submit(factories.matrix(repeats=2)).run_id
+    [(spec,)] = rows(store, sa.select(schema.cells.c.spec))
+    [(key,)] = {tuple(row) for row in rows(store, sa.select(schema.jobs.c.key).where(schema.jobs.c.repeat == 0))}
+    before = {name: value for name, value in json.loads(spec)["protocol"].items() if name not in ADDED_LATER}
+    older = json.dumps({**json.loads(spec), "protocol": before})
+    change(store, sa.update(schema.cells).values(spec=older))
+    claim = measured(store)
+    assert (claim.spec.protocol.paired, claim.spec.protocol.isolation) == (False, "spawn")
+    assert claim.spec.protocol.min_calls == factories.PROTOCOL.min_calls
+    assert [row.key for row in rows(store, sa.select(schema.results.c.key))] == [key]
+    [first, second] = store.results(run)
+    assert first.spec.protocol == second.spec.protocol == claim.spec.protocol
 
 
 # ---- adopting
