@@ -21,6 +21,7 @@ from producer import conduct, request, show, submit
 from producer.conduct import Desk
 from producer.progress import one_line, summary
 from producer.seats import seats
+from results_store import names
 from results_store.store import open_store
 
 #: Where there is no terminal there is no width to keep to.
@@ -44,8 +45,13 @@ Workers = Annotated[
     int | None,
     typer.Option(min=1, help="With --local: CPU workers side by side, on processors of their own.  [default: 1]"),
 ]
-Output = Annotated[Path | None, typer.Option(help="Where benchmark_results.csv goes.  [default: results/RUN]")]
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of one, or 'latest'.")]
+Output = Annotated[
+    Path | None,
+    typer.Option(help="Where benchmark_results.csv goes.  [default: results/NAME, or results/RUN without a name]"),
+]
+RunId = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's name or id, the beginning of an id, or 'latest'.")
+]
 
 
 @app.command("submit-matrix")
@@ -93,6 +99,10 @@ def submit_matrix(
         str | None, typer.Option(metavar="HEX", help="What the sha256 of the file of weights must be.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the order of measuring.  [default: 0]")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Of the run, unique: the same name goes on with it, and refuses another matrix."),
+    ] = None,
     matrix: Annotated[Path | None, typer.Option(help="A TOML file with these flags' names as keys.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cells and end; nothing is written.")
@@ -118,6 +128,7 @@ def submit_matrix(
       python -m producer submit-matrix --optimizations baseline,amp --threads 1 --workers 2 --local --wait
       python -m producer submit-matrix --models densenet121 --optimizations baseline,compile \\
           --devices cpu,cuda --repeats 3 --wait --output-dir results/mine
+      python -m producer submit-matrix --matrix matrices/densenet121-cpu.toml --name before-upgrade --wait
       python -m producer submit-matrix --matrix matrices/densenet121-cpu.toml --dry-run
       python -m producer submit-matrix --optimizations baseline --protocol quick \\
           --set min_calls=100 --set warmup_min_calls=10 --eval-samples 64 --local
@@ -145,12 +156,14 @@ def submit_matrix(
     }
     with _explained():
         _check_workers(workers, local)
+        if name is not None:
+            names.check(name)
         asked = request.matrix(flags, matrix)
         if dry_run:
             _dry_run(asked)
             return
         settings = load()
-        submit.check_writable(output_dir or conduct.RESULTS)
+        submit.check_writable(output_dir or conduct.RESULTS / (name or ""))
         asked = submit.with_digest(asked, settings.datasets, must_exist=local)
         asked = submit.with_model_digests(asked)
         file = request.weights_file(flags, matrix)
@@ -160,6 +173,7 @@ def submit_matrix(
             asked,
             local=local,
             workers=workers,
+            name=name,
             wait=wait,
             again=again,
             require_workers=require_workers,
@@ -171,7 +185,7 @@ def submit_matrix(
 
 @app.command()
 def status(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's id, or 'latest'.")] = None,
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's name or id, or 'latest'.")] = None,
 ) -> None:
     """Show the runs and the living workers, or how one run stands.
 
@@ -190,7 +204,7 @@ def status(
             )
             return
         progress = desk.store.progress(desk.store.run(run).run_id)
-        desk.say(f"Run {progress.run_id}: {summary(progress)}")
+        desk.say(f"Run {progress.title}: {summary(progress)}")
         for label, worker, _ in progress.running:
             desk.say(f"running: {label} on {worker}")
         for label, outcome, reason in progress.failures:
@@ -245,10 +259,10 @@ def cancel(run: RunId) -> None:
       python -m producer cancel 20260131-120000-1a2b
     """
     with _explained(), _desk(load()) as desk:
-        run_id = desk.store.run(run).run_id
-        queued, running = desk.store.cancel(run_id)
-        desk.say(f"Run {run_id}: {queued} waiting jobs cancelled, {running} running ones are being stopped.")
-        desk.say(f"Bring them back with: python -m producer resume {run_id} (with --local for an embedded farm)")
+        found = desk.store.run(run)
+        queued, running = desk.store.cancel(found.run_id)
+        desk.say(f"Run {found.title}: {queued} waiting jobs cancelled, {running} running ones are being stopped.")
+        desk.say(f"Bring them back with: python -m producer resume {found.handle} (with --local for an embedded farm)")
 
 
 def main() -> NoReturn:
@@ -263,21 +277,32 @@ def _submitted(
     *,
     local: bool,
     workers: int | None,
+    name: str | None,
+    again: bool,
+    require_workers: bool,
+    wait: bool,
     output: Path | None,
     weights_file: Path | None,
-    **how: Any,
 ) -> int:
     """Everything that can be refused is looked at before the store is opened, and that before it is written."""
-    if local:
-        taken = seats(matrix, workers or 1)
-        _broker_first(settings, local)
-        _keep(matrix, weights_file, settings)
-        with _desk(settings) as desk:
-            return conduct.on_this_host(desk, matrix, taken, again=how["again"], output=output)
+    taken = seats(matrix, workers or 1) if local else []
     broker_url = _broker_first(settings, local)
-    _keep(matrix, weights_file, settings)
     with _desk(settings) as desk:
-        return conduct.in_the_farm(desk, matrix, broker_url, output=output, **how)
+        if name is not None:
+            desk.store.require_name(name, matrix, again=again)
+        _keep(matrix, weights_file, settings)
+        if local:
+            return conduct.on_this_host(desk, matrix, taken, name=name, again=again, output=output)
+        return conduct.in_the_farm(
+            desk,
+            matrix,
+            broker_url,
+            name=name,
+            again=again,
+            require_workers=require_workers,
+            wait=wait,
+            output=output,
+        )
 
 
 def _check_workers(workers: int | None, local: bool) -> None:

@@ -49,11 +49,12 @@ def estimate(matrix: Matrix) -> str:
 
 def runs(found: Iterable[RunInfo]) -> Table:
     """One line per run."""
-    table = Table("run", "submitted", "jobs", "done", "waiting", "running", "failed", "cancelled", box=None)
+    columns = ("run", "name", "submitted", "jobs", "done", "waiting", "running", "failed", "cancelled")
+    table = Table(*columns, box=None)
     for run in found:
         counts = [run.states.get(state, 0) for state in _COLUMNS]
         when = datetime.fromtimestamp(run.created_at, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
-        table.add_row(run.run_id, when, str(run.jobs), *map(str, counts))
+        table.add_row(run.run_id, run.name or "", when, str(run.jobs), *map(str, counts))
     return table
 
 
@@ -78,7 +79,7 @@ def ending(progress: Progress) -> str:
     cancelled = progress.states.get(State.CANCELLED, 0)
     more = f", {cancelled} cancelled" if cancelled and Outcome.CANCELLED not in progress.outcomes else ""
     jobs = with_controls(f"{progress.jobs} jobs", progress.controls)
-    return f"Run {progress.run_id}: {jobs}: {outcomes or 'nothing measured'}{more}."
+    return f"Run {progress.title}: {jobs}: {outcomes or 'nothing measured'}{more}."
 
 
 def exit_code(progress: Progress) -> int:

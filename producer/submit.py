@@ -133,10 +133,10 @@ def unserved(matrix: Matrix, workers: Iterable[WorkerInfo]) -> list[str]:
 
 
 def submit(
-    store: Store, matrix: Matrix, *, again: bool, environments: frozenset[str]
+    store: Store, matrix: Matrix, *, name: str | None, again: bool, environments: frozenset[str]
 ) -> tuple[Submission, RunInfo]:
     """Writes the run, or finds the one that is there already; then how it stands."""
-    submission = store.submit(matrix, again=again, environments=environments)
+    submission = store.submit(matrix, name=name, again=again, environments=environments)
     return submission, store.run(submission.run_id)
 
 

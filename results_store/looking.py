@@ -32,7 +32,7 @@ _MAX_FAILURES_SHOWN = 100
 
 
 def run_number(connection: sa.Connection, asked: str) -> int:
-    """The run of this id, of the only id that begins so, or the `latest`.
+    """The run of this name or id, of the only id that begins so, or the `latest`.
 
     Raises:
         BadInput: no such run, or several; the nearest is named.
@@ -42,8 +42,11 @@ def run_number(connection: sa.Connection, asked: str) -> int:
         if newest is None:
             raise BadInput("There is no run yet. Submit one: python -m producer submit-matrix --help")
         return int(newest)
-    known = {row.run_id: row.number for row in connection.execute(sa.select(runs.c.run_id, runs.c.number))}
-    fitting = [asked] if asked in known else [run_id for run_id in known if asked and run_id.startswith(asked)]
+    rows = connection.execute(sa.select(runs.c.run_id, runs.c.name, runs.c.number)).all()
+    known = {row.run_id: row.number for row in rows} | {row.name: row.number for row in rows if row.name}
+    # no name begins as an id does
+    ids = [row.run_id for row in rows]
+    fitting = [asked] if asked in known else [run_id for run_id in ids if asked and run_id.startswith(asked)]
     if len(fitting) > 1:
         raise BadInput(f"Run {asked!r} may be any of {', '.join(sorted(fitting))}: write more of it.")
     if not fitting:
@@ -59,6 +62,7 @@ def all_runs(connection: sa.Connection, number: int | None = None) -> list[RunIn
     return [
         RunInfo(
             run_id=row.run_id,
+            name=row.name,
             created_at=row.created_at,
             again=row.again,
             matrix_json=row.matrix,
@@ -71,9 +75,11 @@ def all_runs(connection: sa.Connection, number: int | None = None) -> list[RunIn
 
 def ended_runs(connection: sa.Connection) -> list[EndedRun]:
     """The runs without a job to do, oldest first. Asks the index for one job of each run, and counts none."""
-    query = sa.select(runs.c.run_id, _begun_at().label("begun_at")).where(sa.not_(_has(is_open(jobs))))
+    query = sa.select(runs.c.run_id, runs.c.name, _begun_at().label("begun_at")).where(
+        sa.not_(_has(is_open(jobs)))
+    )
     rows = connection.execute(query.order_by(runs.c.number))
-    return [EndedRun(run_id=row.run_id, begun_at=row.begun_at) for row in rows]
+    return [EndedRun(run_id=row.run_id, name=row.name, begun_at=row.begun_at) for row in rows]
 
 
 def tally(connection: sa.Connection) -> Tally:
@@ -112,6 +118,7 @@ def progress(connection: sa.Connection, number: int) -> Progress:
     remeasured = sa.select(sa.func.coalesce(sa.func.sum(jobs.c.remeasured), 0)).where(of_run)
     return Progress(
         run_id=run.run_id,
+        name=run.name,
         states=run.states,
         control_states=run.control_states,
         outcomes={Outcome(outcome): count for outcome, count in connection.execute(outcomes)},

@@ -89,19 +89,38 @@ class Store:
     # ---- submitting
 
     def submit(
-        self, matrix: Matrix, *, again: bool = False, environments: frozenset[str] = frozenset()
+        self,
+        matrix: Matrix,
+        *,
+        again: bool = False,
+        environments: frozenset[str] = frozenset(),
+        name: str | None = None,
     ) -> Submission:
         """A run of this matrix: a run of an equal one that stands for it, or else a new one.
 
         An unfinished run is taken up; jobs of it that were cancelled stay so until `resume`. A finished one
-        stands where none of its jobs was cancelled and its results are of these environment classes.
+        stands where none of its jobs was cancelled and its results are of these environment classes. With a
+        name, the run of that name stands for its matrix, however it ended, and no other does.
 
         Args:
             matrix: what to measure.
             again: always a new run, whose jobs adopt no result.
             environments: classes of the workers that would serve it; empty where unknown.
+            name: of the run, unique in the store.
+
+        Raises:
+            BadInput: as `require_name`; nothing is written.
         """
-        return self._database.transact(submitting.submit, matrix, again, environments)
+        return self._database.transact(submitting.submit, matrix, again, environments, name)
+
+    def require_name(self, name: str, matrix: Matrix, *, again: bool = False) -> None:
+        """Passes where `submit` would take this name.
+
+        Raises:
+            BadInput: no run can have it, or its run is of another matrix, or is there and shall be measured again.
+        """
+        with self._database.reading() as connection:
+            submitting.named(connection, name, matrix, again)
 
     def resume(self, run_id: str) -> int:
         """Cancelled jobs of the run are queued again; returns how many jobs are queued now."""
@@ -194,7 +213,7 @@ class Store:
             return looking.all_runs(connection)
 
     def run(self, run_id: str) -> RunInfo:
-        """The run of this id, of the only id that begins so, or the `latest`.
+        """The run of this name or id, of the only id that begins so, or the `latest`.
 
         Raises:
             BadInput: no such run.

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from farm.measurement import Environment, Measurement, Outcome
 from farm.spec import JobSpec, Matrix, stored
+from results_store import names
 
 #: A worker lives while its heartbeat is younger than this, by the database's clock.
 ALIVE_S = 30.0
@@ -120,10 +121,33 @@ class Reconciled:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunInfo:
-    """One run, and how far it is."""
+class Called:
+    """What a run is called."""
 
     run_id: str
+    #: Chosen by the user; None where none was.
+    name: str | None = None
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return names.title(self.run_id, self.name)
+
+    @property
+    def handle(self) -> str:
+        """For commands: its name, or its id."""
+        return self.name or self.run_id
+
+    @property
+    def folder(self) -> str:
+        """Its folder among the results."""
+        return names.folder(self.run_id, self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo(Called):
+    """One run, and how far it is."""
+
     #: Seconds since the epoch, by the database's clock.
     created_at: float
     #: Submitted with `--again`: nothing is adopted.
@@ -136,7 +160,7 @@ class RunInfo:
 
     @property
     def matrix(self) -> Matrix:
-        """The matrix as submitted."""
+        """The matrix as submitted; fields that an older farm did not know are as that one measured."""
         return stored(Matrix, self.matrix_json)
 
     @property
@@ -156,10 +180,9 @@ class RunInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EndedRun:
+class EndedRun(Called):
     """A run without a job to do."""
 
-    run_id: str
     #: Submitted, or last resumed: seconds since the epoch, by the database's clock.
     #: While this stays the same, so does the run.
     begun_at: float
@@ -187,10 +210,9 @@ class Tally:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class Progress(Called):
     """How a run goes, for people."""
 
-    run_id: str
     states: Mapping[State, int]
     #: Jobs that ended, by outcome.
     outcomes: Mapping[Outcome, int]

@@ -22,6 +22,7 @@ from farm import queue
 from farm.settings import Settings
 from producer import local
 from producer.__main__ import app
+from results_store.__main__ import app as results_app
 from results_store.store import Store, open_store
 from results_store.values import State
 from tests import factories
@@ -109,6 +110,42 @@ def test_workers_that_are_required_and_missing_refuse_the_run(redis: RedisServer
     assert waiting(redis) == set()
     store.register(factories.worker())
     assert called("submit-matrix", *MATRIX, "--require-workers").exit_code == 0
+
+
+def test_a_changed_matrix_under_a_name_is_refused_and_nothing_is_written(
+    redis: RedisServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = ("--name", "nightly")
+    assert called("submit-matrix", *MATRIX, *named).exit_code == 0
+    (tmp_path / "mine.safetensors").write_bytes(b"weights")
+    for changed in (["--batch-sizes", "8"], ["--weights", "mine.safetensors"], ["--again"]):
+        result = called("submit-matrix", *MATRIX, *named, *changed)
+        assert result.exit_code == 2
+        assert "Nothing was submitted" in result.stderr
+    assert (
+        "batch_sizes: 1, 2, 4 -> 1, 2, 4, 8"
+        in called("submit-matrix", *MATRIX, *named, "--batch-sizes", "8").stderr
+    )
+    assert len(store.runs()) == 1
+    assert len(waiting(redis)) == 3
+    assert not (tmp_path / "farm/weights").exists()
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_results_of_a_named_run_go_into_a_folder_of_its_name(
+    redis: RedisServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store.register(factories.worker())
+    result = called("submit-matrix", *MATRIX, "--name", "nightly")
+    assert "producer watch nightly" in result.stdout
+    assert factories.measure_all(store, "cpu@alpha") == 3
+    again = called("submit-matrix", *MATRIX, "--name", "nightly")
+    assert again.exit_code == 0
+    assert again.stdout.splitlines()[-1] == "results/nightly/benchmark_results.csv"
+    collated = CliRunner().invoke(results_app, ["collate", "nightly", "--format", "csv"])
+    assert collated.stdout.splitlines() == ["results/nightly/benchmark_results.csv"]
 
 
 def test_cancelled_jobs_come_back_with_resume(redis: RedisServer, store: Store) -> None:

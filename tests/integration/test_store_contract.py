@@ -29,6 +29,7 @@ from tests import databases, factories
 
 OTHER = factories.environment(device_model="Other CPU")
 MISSING_PYTHON_PACKAGE = Ending(outcome=Outcome.UNSUPPORTED, reason="needs openvino")
+ADDED_IN_0004 = (("runs", "name"), ("jobs", "hand_backs"), ("workers", "quarantined"), ("workers", "quarantined_since"))
 #: Fields of a protocol that the first farm did not have.
 ADDED_LATER = ("paired", "isolation", "remeasure", "profile", "telemetry_s", "energy_s", "control_every")
 
@@ -233,6 +234,97 @@ def test_a_run_of_an_older_farm_goes_on_with_the_protocol_that_it_had(store: Sto
     assert [row.key for row in rows(store, sa.select(schema.results.c.key))] == [key]
     [first, second] = store.results(run)
     assert first.spec.protocol == second.spec.protocol == claim.spec.protocol
+
+
+def test_a_name_stands_for_one_matrix_and_its_run_is_found_by_it(store: Store) -> None:
+    first = store.submit(factories.matrix(batch_sizes=(1, 8)), name="nightly")
+    assert first.created
+    again = store.submit(factories.matrix(batch_sizes=(1, 8)), name="nightly")
+    assert (again.run_id, again.created) == (first.run_id, False)
+    for found in (store.run("nightly"), store.run(first.run_id), store.runs()[0], store.progress("nightly")):
+        assert (found.run_id, found.name, found.handle) == (first.run_id, "nightly", "nightly")
+        assert (found.title, found.folder) == (f"nightly ({first.run_id})", "nightly")
+    assert [result.run_id for result in store.results("nightly")] == [first.run_id] * 2
+
+
+def test_another_matrix_under_a_name_is_refused_with_the_difference_and_writes_nothing(store: Store) -> None:
+    first = store.submit(factories.matrix(batch_sizes=(1, 8)), name="nightly").run_id
+    before = rows(store, sa.select(sa.func.count()).select_from(schema.jobs))
+    with pytest.raises(BadInput, match=r"batch_sizes: 1, 8 -> 1, 8, 32\n") as refused:
+        store.submit(factories.matrix(batch_sizes=(1, 8, 32)), name="nightly")
+    assert f"nightly ({first})" in str(refused.value)
+    assert "another --name, or the matrix as it was" in str(refused.value)
+    with pytest.raises(BadInput, match="1, 8 -> 1, 8, 32"):
+        store.require_name("nightly", factories.matrix(batch_sizes=(1, 8, 32)))
+    store.require_name("nightly", factories.matrix(batch_sizes=(1, 8)))
+    store.require_name("weekly", factories.matrix())
+    assert [run.run_id for run in store.runs()] == [first]
+    assert rows(store, sa.select(sa.func.count()).select_from(schema.jobs)) == before
+
+
+def test_a_name_that_is_taken_cannot_be_measured_again_and_a_new_one_can(store: Store) -> None:
+    store.submit(factories.matrix(), name="nightly")
+    with pytest.raises(BadInput, match="retry nightly"):
+        store.submit(factories.matrix(), name="nightly", again=True)
+    assert len(store.runs()) == 1
+    factories.measure_all(store, "cpu@alpha")
+    assert store.submit(factories.matrix(), name="weekly", again=True).created
+    assert store.adopt("cpu@alpha") == 0
+
+
+def test_a_named_run_is_taken_up_however_it_ended_and_of_whatever_class(store: Store) -> None:
+    first = store.submit(factories.matrix(repeats=2), name="nightly").run_id
+    measured(store)
+    store.cancel("nightly")
+    other = frozenset({OTHER.key})
+    assert store.submit(factories.matrix(repeats=2), name="nightly", environments=other).run_id == first
+
+
+def test_an_equal_matrix_under_another_name_is_a_run_of_its_own_that_measures_nothing_twice(store: Store) -> None:
+    first = store.submit(factories.matrix(), name="nightly").run_id
+    factories.measure_all(store, "cpu@alpha")
+    mine = frozenset({factories.environment().key})
+    second = store.submit(factories.matrix(), name="weekly", environments=mine)
+    assert (second.created, second.done_already) == (True, 1)
+    assert store.adopt("cpu@alpha") == 1
+    assert store.submit(factories.matrix(), environments=mine).run_id in (first, second.run_id)
+
+
+def test_names_are_refused_and_found_with_the_nearest(store: Store) -> None:
+    with pytest.raises(BadInput, match="--name"):
+        store.submit(factories.matrix(), name="../escape")
+    store.submit(factories.matrix(), name="nightly")
+    with pytest.raises(BadInput, match="Did you mean 'nightly'"):
+        store.run("nightl")
+
+
+def test_one_name_submitted_at_once_with_two_matrices_becomes_one_run(url: str) -> None:
+    open_store(url).close()
+
+    def work(number: int) -> str:
+        with closing(open_store(url)) as store:
+            try:
+                return store.submit(factories.matrix(batch_sizes=(number % 2 + 1,)), name="nightly").run_id
+            except BadInput:
+                return "refused"
+
+    found = in_processes(4, work)
+    assert len(set(found) - {"refused"}) == 1
+    assert found.count("refused") == 2
+
+
+def test_a_database_of_before_names_keeps_its_runs(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/farm.db"
+    with closing(open_store(url)) as store:
+        run = store.submit(factories.matrix()).run_id
+        with store._database.writing() as connection:
+            connection.exec_driver_sql("DROP INDEX runs_name")
+            for table, column in ADDED_IN_0004:
+                connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN {column}")
+            connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0003'")
+    with closing(open_store(url)) as store:
+        assert [(found.run_id, found.name) for found in store.runs()] == [(run, None)]
+        assert store.submit(factories.matrix(batch_sizes=(8,)), name="nightly").created
 
 
 # ---- adopting

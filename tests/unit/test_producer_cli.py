@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -229,3 +230,30 @@ def test_a_dry_run_tells_of_the_weights_and_keeps_none(place: Path) -> None:
     assert result.exit_code == 0
     assert "weights sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881" in result.stdout
     assert [path.name for path in place.iterdir()] == ["mine.pth"]
+
+
+def test_a_name_is_checked_before_anything_is_done(place: Path) -> None:
+    for mode in ([], ["--local"], ["--dry-run"]):
+        result = submit("--optimizations", "baseline", "--name", "../results", *mode)
+        assert result.exit_code == 2
+        assert "--name '../results'" in result.stderr
+    assert empty(place)
+
+
+def test_a_name_in_a_matrix_file_is_refused_with_where_it_belongs(place: Path) -> None:
+    (place / "mine.toml").write_text('optimizations = ["baseline"]\nname = "nightly"\n')
+    result = submit("--matrix", "mine.toml", "--dry-run")
+    assert result.exit_code == 2
+    assert "name the run with --name" in result.stderr
+
+
+def test_status_shows_names_and_takes_them(place: Path) -> None:
+    with closing(open_store(f"sqlite:///{place}/.farm/farm.db")) as store:
+        run = store.submit(factories.matrix(), name="nightly").run_id
+    assert "nightly" in called("status").stdout
+    assert f"Run nightly ({run}):" in called("status", "nightly").stdout
+    wrong = called("status", "nightli")
+    assert wrong.exit_code == 2
+    assert "Did you mean 'nightly'" in wrong.stderr
+    assert "producer resume nightly" in called("cancel", "nightly").stdout
+    assert "1 cancelled" in called("watch", "nightly").stdout
