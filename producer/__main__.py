@@ -1,4 +1,4 @@
-"""The producer's door: `python -m producer submit-matrix | status | watch | resume | cancel`."""
+"""The producer's door: `python -m producer submit-matrix | status | watch | cancel | resume | retry`."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
 from farm import weights as given_weights
-from farm.errors import BadInput, FarmError, Unreachable
+from farm.errors import BadInput, FarmError, Unreachable, unknown
 from farm.settings import Settings, load
 from farm.spec import Matrix
+from farm.verdict import Level
 from producer import conduct, request, show, submit
 from producer.conduct import Desk
 from producer.progress import one_line, summary
 from producer.seats import seats
 from results_store import names
-from results_store.store import open_store
+from results_store.store import State, open_store
 
 #: Where there is no terminal there is no width to keep to.
 _WIDE = 200
+#: What `--remeasure` takes: this verdict, or a worse one.
+_LEVELS = {"suspect": Level.SUSPECT, "invalid": Level.INVALID}
 
 app = typer.Typer(
     help="Submits matrices to the farm and shows how their runs go.\n\n\b\n"
@@ -209,6 +212,8 @@ def status(
             desk.say(f"running: {label} on {worker}")
         for label, outcome, reason in progress.failures:
             desk.say(f"failed: {label}: {outcome}: {one_line(reason)}")
+        if progress.states.get(State.FAILED, 0):
+            desk.say(show.retry(progress))
 
 
 @app.command()
@@ -237,15 +242,40 @@ def resume(
       python -m producer resume 20260131-120000-1a2b --wait
     """
     with _explained():
-        _check_workers(workers, local)
-        settings = load()
-        submit.check_writable(output_dir or conduct.RESULTS)
-        broker_url = _broker_first(settings, local)
-        with _desk(settings) as desk:
-            if local:
-                code = conduct.resume_on_this_host(desk, run, workers or 1, output=output_dir)
-            else:
-                code = conduct.resume_in_the_farm(desk, run, broker_url, wait=wait, output=output_dir)
+        code = _gone_on(run, conduct.resumed, local, workers, wait, output_dir)
+    raise typer.Exit(code)
+
+
+@app.command()
+def retry(
+    run: RunId,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Jobs that failed, their failures counted anew.")
+    ] = False,
+    remeasure: Annotated[
+        str | None,
+        typer.Option(
+            metavar="suspect|invalid", help="Jobs whose measurement is INVALID or, with 'suspect', also SUSPECT."
+        ),
+    ] = None,
+    local: Local = False,
+    workers: Workers = None,
+    wait: Wait = False,
+    output_dir: Output = None,
+) -> None:
+    """Queue jobs of a run again that have ended. Every attempt is kept, and the mildest measurement is the result.
+
+    Verdicts are computed anew from what was measured. What was measured stays, however the next attempt ends.
+
+    \b
+    Examples:
+      python -m producer retry latest --failed --local
+      python -m producer retry nightly --remeasure suspect --wait
+      python -m producer retry latest --failed --remeasure invalid
+    """
+    with _explained():
+        again = conduct.retried(failed=failed, remeasure=_level(failed, remeasure))
+        code = _gone_on(run, again, local, workers, wait, output_dir)
     raise typer.Exit(code)
 
 
@@ -262,7 +292,8 @@ def cancel(run: RunId) -> None:
         found = desk.store.run(run)
         queued, running = desk.store.cancel(found.run_id)
         desk.say(f"Run {found.title}: {queued} waiting jobs cancelled, {running} running ones are being stopped.")
-        desk.say(f"Bring them back with: python -m producer resume {found.handle} (with --local for an embedded farm)")
+        back = f"python -m producer resume {found.handle} (with --local for an embedded farm)"
+        desk.say(f"Bring them back with: {back}")
 
 
 def main() -> NoReturn:
@@ -303,6 +334,34 @@ def _submitted(
             wait=wait,
             output=output,
         )
+
+
+def _gone_on(
+    run: str, again: conduct.Again, local: bool, workers: int | None, wait: bool, output: Path | None
+) -> int:
+    """Queues jobs of a run again and, with `--local`, measures them; the exit code."""
+    _check_workers(workers, local)
+    settings = load()
+    submit.check_writable(output or conduct.RESULTS)
+    broker_url = _broker_first(settings, local)
+    with _desk(settings) as desk:
+        if local:
+            return conduct.go_on_on_this_host(desk, run, again, workers or 1, output=output)
+        return conduct.go_on_in_the_farm(desk, run, again, broker_url, wait=wait, output=output)
+
+
+def _level(failed: bool, remeasure: str | None) -> Level | None:
+    """What `--remeasure` names."""
+    if remeasure is None:
+        if not failed:
+            raise BadInput(
+                "What is to be tried again? Add --failed for jobs that failed, --remeasure suspect (or invalid) "
+                "for those whose measurement cannot be trusted, or both."
+            )
+        return None
+    if remeasure not in _LEVELS:
+        raise BadInput(f"--remeasure: {unknown('verdict', remeasure, _LEVELS)}")
+    return _LEVELS[remeasure]
 
 
 def _check_workers(workers: int | None, local: bool) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from rich.console import Console, RenderableType
 
 from farm.errors import BadInput
 from farm.settings import Settings
 from farm.spec import Matrix
+from farm.verdict import Level
 from producer import local, progress, results, seats, show, submit
 from results_store.collate import collate, export
 from results_store.exporters import DEFAULT
@@ -31,6 +34,10 @@ class Desk:
     def say(self, text: RenderableType = "") -> None:
         """Prints it as it is."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=isinstance(text, str))
+
+
+#: Queues jobs of a run again, and says so; the run as it is then.
+Again: TypeAlias = Callable[[Desk, RunInfo], RunInfo]
 
 
 def in_the_farm(
@@ -81,24 +88,51 @@ def on_this_host(
         return _measure_here(desk, run, taken, output)
 
 
-def resume_in_the_farm(desk: Desk, run_id: str, broker_url: str, *, wait: bool, output: Path | None) -> int:
-    """Brings back the cancelled jobs of a run and sends messages for all that wait; the exit code."""
-    run = _brought_back(desk, run_id)
+def go_on_in_the_farm(
+    desk: Desk, run_id: str, again: Again, broker_url: str, *, wait: bool, output: Path | None
+) -> int:
+    """Queues jobs of a run again and sends messages for all that wait; the exit code."""
+    run = again(desk, desk.store.run(run_id))
     if run.finished:
         return _already(desk, run, output)
     missing = submit.unserved(run.matrix, desk.store.workers())
     return _send(desk, run, broker_url, missing, wait=wait, output=output)
 
 
-def resume_on_this_host(desk: Desk, run_id: str, workers: int, *, output: Path | None) -> int:
-    """Brings back the cancelled jobs of a run and measures with an embedded farm; the exit code."""
-    taken = seats.seats(desk.store.run(run_id).matrix, workers)
+def go_on_on_this_host(desk: Desk, run_id: str, again: Again, workers: int, *, output: Path | None) -> int:
+    """Queues jobs of a run again and measures with an embedded farm; the exit code."""
+    run = desk.store.run(run_id)
+    taken = seats.seats(run.matrix, workers)
     with local.only_one(desk.settings.data_dir) as note:
-        run = _brought_back(desk, run_id)
+        run = again(desk, run)
         if run.finished:
             return _already(desk, run, output)
         note(run.run_id)
         return _measure_here(desk, run, taken, output)
+
+
+def resumed(desk: Desk, run: RunInfo) -> RunInfo:
+    """The run with its cancelled jobs queued again; says how many wait, and how many have failed."""
+    queued = desk.store.resume(run.run_id)
+    if queued:
+        desk.say(f"Run {run.title}: {queued} of {run.jobs} jobs wait to be measured.")
+    if run.states.get(State.FAILED, 0) and queued:
+        desk.say(show.retry(run))
+    return desk.store.run(run.run_id)
+
+
+def retried(*, failed: bool, remeasure: Level | None) -> Again:
+    """Queues failed jobs again, or those whose measurement has this verdict or a worse one; says how many."""
+
+    def again(desk: Desk, run: RunInfo) -> RunInfo:
+        found = desk.store.retry(run.run_id, failed=failed, remeasure=remeasure)
+        asked = [f"{found.failed} failed"] * failed
+        if remeasure is not None:
+            asked.append(f"{found.measured} {' or '.join(_as_bad_as(remeasure))}")
+        desk.say(f"Run {run.title}: jobs queued again: {', '.join(asked)}.")
+        return desk.store.run(run.run_id)
+
+    return again
 
 
 def watch(desk: Desk, run_id: str) -> int:
@@ -110,6 +144,8 @@ def watch(desk: Desk, run_id: str) -> int:
         desk.say(_goes_on(run))
         raise
     desk.say(show.ending(ended))
+    if ended.states.get(State.FAILED, 0):
+        desk.say(show.retry(ended))
     desk.say(f"Results: python -m results_store collate {run.handle}")
     return show.exit_code(ended)
 
@@ -149,15 +185,15 @@ def _measure_here(desk: Desk, run: RunInfo, taken: list[seats.Seat], output: Pat
 
 def _already(desk: Desk, run: RunInfo, output: Path | None) -> int:
     done = run.states.get(State.DONE, 0)
+    anew = "--again" if run.name is None else "--again under another --name"
     if done == run.jobs:
         desk.say(
-            f"All {run.jobs} jobs were already measured in run {run.title}: 0 new attempts; "
-            "--again measures anew."
+            f"All {run.jobs} jobs were already measured in run {run.title}: 0 new attempts; {anew} measures anew."
         )
     else:
         desk.say(
             f"Run {run.title} has ended already, with {done} of {run.jobs} jobs measured: 0 new attempts; "
-            "--again measures all of them anew."
+            f"{anew} measures all of them anew."
         )
     return _hand_over(desk, run, output)
 
@@ -171,16 +207,10 @@ def _hand_over(desk: Desk, run: RunInfo, output: Path | None) -> int:
     for note in results.notes(collated.rows):
         desk.say(note)
     desk.say(show.ending(ended))
+    if ended.states.get(State.FAILED, 0):
+        desk.say(show.retry(ended))
     desk.say(str(paths["csv"]))
     return show.exit_code(ended)
-
-
-def _brought_back(desk: Desk, run_id: str) -> RunInfo:
-    run = desk.store.run(run_id)
-    queued = desk.store.resume(run.run_id)
-    if queued:
-        desk.say(f"Run {run.title}: {queued} of {run.jobs} jobs wait to be measured.")
-    return desk.store.run(run.run_id)
 
 
 def _announce(desk: Desk, submission: Submission, run: RunInfo) -> None:
@@ -192,6 +222,12 @@ def _announce(desk: Desk, submission: Submission, run: RunInfo) -> None:
             desk.say(f"{submission.done_already} of them were measured before and need no new attempt.")
     else:
         desk.say(f"Taking up run {run.title}: {run.states.get(State.DONE, 0)} of {run.jobs} jobs are measured.")
+        if run.states.get(State.FAILED, 0):
+            desk.say(show.retry(run))
+
+
+def _as_bad_as(level: Level) -> list[str]:
+    return [other for other in Level if other.severity >= level.severity]
 
 
 def _how_to(run: RunInfo) -> str:

@@ -82,6 +82,16 @@ def ending(progress: Progress) -> str:
     return f"Run {progress.title}: {jobs}: {outcomes or 'nothing measured'}{more}."
 
 
+def retry(run: RunInfo | Progress) -> str:
+    """How many jobs of a run have failed, and what tries them again."""
+    failed = run.states.get(State.FAILED, 0)
+    many = "1 job has" if failed == 1 else f"{failed} jobs have"
+    return (
+        f"{many} failed. Try again: python -m producer retry {run.handle} --failed "
+        "(with --local for an embedded farm)"
+    )
+
+
 def exit_code(progress: Progress) -> int:
     """0 where every job ended in a result, else 1."""
     return 0 if progress.states.get(State.DONE, 0) == progress.jobs else 1

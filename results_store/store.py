@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from farm.measurement import Profile
 from farm.spec import Matrix
+from farm.verdict import Level, judge
 from results_store import claiming, looking, records, submitting
 from results_store.clock import now
 from results_store.database import Database, make_directory
@@ -24,6 +25,7 @@ from results_store.values import (
     Lease,
     Progress,
     Reconciled,
+    Retried,
     RunInfo,
     State,
     Submission,
@@ -39,6 +41,7 @@ __all__ = [
     "Lease",
     "Progress",
     "Reconciled",
+    "Retried",
     "RunInfo",
     "State",
     "Store",
@@ -125,6 +128,27 @@ class Store:
     def resume(self, run_id: str) -> int:
         """Cancelled jobs of the run are queued again; returns how many jobs are queued now."""
         return self._database.transact(submitting.resume, self._number(run_id))
+
+    def retry(self, run_id: str, *, failed: bool = False, remeasure: Level | None = None) -> Retried:
+        """Queues jobs of the run's matrix again that have ended; every attempt of theirs is kept.
+
+        What was measured stays the result until something milder is: no later end takes it away.
+
+        Args:
+            run_id: the run.
+            failed: those that failed; their failures are counted anew.
+            remeasure: those whose measurement has this verdict, judged now, or a worse one.
+        """
+        number = self._number(run_id)
+        doubted = [] if remeasure is None else list(self._doubted(run_id, remeasure))
+        return self._database.transact(submitting.retry, number, failed, doubted)
+
+    def _doubted(self, run_id: str, level: Level) -> Iterator[str]:
+        """The jobs done whose measurement is as bad as this; few measurements are in memory at once."""
+        for result in self.results(run_id):
+            found = result.measurement if result.state is State.DONE else None
+            if found is not None and judge(found).severity >= level.severity:
+                yield result.job_id
 
     def cancel(self, run_id: str) -> tuple[int, int]:
         """Cancels what is queued and flags what runs: (how many cancelled, how many flagged)."""

@@ -1,11 +1,11 @@
-"""How runs begin and are stopped: submit, resume and cancel, each in one transaction."""
+"""How runs begin, stop and go on: submit, cancel, resume and retry, each in one transaction."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -16,9 +16,11 @@ from farm.spec import Matrix
 from results_store import keeping, names, records
 from results_store.clock import now
 from results_store.schema import cells, is_of_matrix, is_open, is_running, jobs, results, runs
-from results_store.values import State, Submission
+from results_store.values import Retried, State, Submission
 
 _ROWS_AT_ONCE = 5000
+#: SQLite takes no more parameters than 32,766 in a statement.
+_IDS_AT_ONCE = 5000
 
 
 def submit(
@@ -84,8 +86,35 @@ def resume(connection: sa.Connection, number: int) -> int:
         .values(state=State.QUEUED, cancel_requested=False, outcome=None, reason="")
     )
     if again.rowcount:
-        connection.execute(sa.update(runs).where(runs.c.number == number).values(resumed_at=now()))
+        _begin_anew(connection, number)
     return _count(connection, number, jobs.c.state == State.QUEUED, is_of_matrix(number))
+
+
+def retry(connection: sa.Connection, number: int, failed: bool, measured: Sequence[str]) -> Retried:
+    """Queues jobs of the matrix again that have ended: those that failed, and these that were measured.
+
+    Their failures are counted anew, their attempts are kept, and so is what was measured, as the result until
+    something milder is.
+    """
+    _hold(connection, number)
+    again = {"state": State.QUEUED, "cancel_requested": False, "failures": 0, "losses": 0, "hand_backs": 0}
+    of_run = (jobs.c.run_number == number, is_of_matrix(number))
+    failures = measurements = 0
+    if failed:
+        update = sa.update(jobs).where(*of_run, jobs.c.state == State.FAILED)
+        failures = connection.execute(update.values(**again, outcome=None, reason="")).rowcount
+    for first in range(0, len(measured), _IDS_AT_ONCE):
+        these = jobs.c.job_id.in_(measured[first : first + _IDS_AT_ONCE])
+        update = sa.update(jobs).where(*of_run, these, jobs.c.state == State.DONE)
+        measurements += connection.execute(update.values(**again, remeasured=jobs.c.remeasured + 1)).rowcount
+    if failures or measurements:
+        _begin_anew(connection, number)
+    return Retried(failed=failures, measured=measurements)
+
+
+def _begin_anew(connection: sa.Connection, number: int) -> None:
+    """The run has ended once, and will end again."""
+    connection.execute(sa.update(runs).where(runs.c.number == number).values(resumed_at=now()))
 
 
 def cancel(connection: sa.Connection, number: int) -> tuple[int, int]:

@@ -121,6 +121,16 @@ class Reconciled:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Retried:
+    """How many jobs are queued again."""
+
+    #: Of those that had failed.
+    failed: int
+    #: Of those whose measurement is doubted.
+    measured: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Called:
     """What a run is called."""
 

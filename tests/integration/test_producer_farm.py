@@ -19,11 +19,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from farm import queue
+from farm.measurement import Outcome
 from farm.settings import Settings
 from producer import local
 from producer.__main__ import app
 from results_store.__main__ import app as results_app
-from results_store.store import Store, open_store
+from results_store.store import Ending, Store, open_store
 from results_store.values import State
 from tests import factories
 from tests.redis_servers import RedisServer, eventually, redis_server
@@ -155,6 +156,34 @@ def test_cancelled_jobs_come_back_with_resume(redis: RedisServer, store: Store) 
     result = called("resume", "latest")
     assert "3 of 3 jobs wait" in result.stdout
     assert store.run("latest").states == {State.QUEUED: 3}
+
+
+def test_failed_and_doubted_jobs_are_queued_again_and_get_their_messages(
+    redis: RedisServer, store: Store, tmp_path: Path
+) -> None:
+    store.register(factories.worker())
+    called("submit-matrix", *MATRIX, "--set", "remeasure=0")
+    ends = iter([Outcome.ERROR, Outcome.OK, Outcome.UNSUPPORTED])
+    while (claim := store.claim("cpu@alpha")) is not None:
+        outcome = next(ends)
+        spoilt = factories.ok(claim, contention=factories.contention(4.0))
+        store.finish(claim, spoilt if outcome is Outcome.OK else Ending(outcome=outcome, reason="why"))
+    with redis.client() as client:
+        client.flushall()
+    for command in (["submit-matrix", *MATRIX, "--set", "remeasure=0"], ["resume", "latest"]):
+        said = called(*command, "--output-dir", str(tmp_path / "out"))
+        assert said.exit_code == 1
+        assert "1 job has failed. Try again: python -m producer retry" in said.stdout
+        assert waiting(redis) == set()
+    result = called("retry", "latest", "--failed", "--remeasure", "suspect", "--output-dir", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    assert "jobs queued again: 1 failed, 1 SUSPECT or INVALID." in result.stdout
+    assert len(waiting(redis)) == 2
+    assert factories.measure_all(store, "cpu@alpha") == 2
+    nothing = called("retry", "latest", "--failed", "--output-dir", str(tmp_path / "out"))
+    assert nothing.exit_code == 0
+    assert "jobs queued again: 0 failed." in nothing.stdout
+    assert nothing.stdout.splitlines()[-1] == str(tmp_path / "out" / "benchmark_results.csv")
 
 
 def test_what_is_measured_stays_measured_and_its_csv_comes_back(

@@ -21,9 +21,10 @@ from alembic.migration import MigrationContext
 
 from farm.errors import BadInput, FarmError, Unreachable
 from farm.measurement import Operator, Outcome
+from farm.verdict import Level
 from results_store import claiming, looking, schema
 from results_store.database import Database
-from results_store.store import Claim, Ending, Lease, Reconciled, State, Store, open_store
+from results_store.store import Claim, Ending, Lease, Reconciled, Retried, State, Store, open_store
 from results_store.values import MAX_FAILURES, MAX_LOG_BYTES, MAX_LOSSES
 from tests import databases, factories
 
@@ -999,6 +1000,157 @@ def test_resume_brings_back_only_what_was_cancelled(store: Store) -> None:
     store.cancel(run)
     assert store.resume(run) == 1
     assert store.run(run).states == {State.DONE: 1, State.FAILED: 1, State.QUEUED: 1}
+
+
+# ---- retrying
+
+
+def failing(store: Store, times: int, outcome: Outcome = Outcome.CRASHED) -> None:
+    for _ in range(times):
+        assert store.finish(claimed(store), Ending(outcome=outcome, reason="signal 11"))
+
+
+def test_failed_jobs_are_queued_again_with_their_counts_at_nothing_and_their_attempts_kept(
+    store: Store, hasty: Store
+) -> None:
+    run = store.submit(factories.matrix(repeats=2)).run_id
+    for _ in range(MAX_LOSSES - 1):
+        claimed(hasty)
+        store.reconcile()
+    failing(store, MAX_FAILURES)
+    measured(store)
+    assert store.retry(run) == Retried(failed=0, measured=0)
+    assert store.retry(run, failed=True) == Retried(failed=1, measured=0)
+    assert store.run(run).states == {State.QUEUED: 1, State.DONE: 1}
+    counts = sa.select(schema.jobs.c.failures, schema.jobs.c.losses).where(schema.jobs.c.state == "queued")
+    assert [tuple(row) for row in rows(store, counts)] == [(0, 0)]
+    failing(store, MAX_FAILURES - 1)
+    assert store.run(run).states == {State.QUEUED: 1, State.DONE: 1}
+    assert measured(store).attempt == MAX_LOSSES - 1 + 2 * MAX_FAILURES
+    assert Counter(attempt_outcomes(store)) == {"lost": MAX_LOSSES - 1, "crashed": 2 * MAX_FAILURES - 1, "ok": 2}
+    assert store.retry(run, failed=True) == Retried(failed=0, measured=0)
+
+
+def test_an_error_can_be_retried_too_and_nothing_else_of_the_run_is_touched(store: Store) -> None:
+    run = store.submit(factories.matrix(repeats=4)).run_id
+    failing(store, 1, Outcome.ERROR)
+    assert store.finish(claimed(store), MISSING_PYTHON_PACKAGE)
+    running = claimed(store)
+    store.cancel(run)
+    store.resume(run)
+    before = store.ended_runs()
+    assert store.retry(run, failed=True, remeasure=Level.SUSPECT) == Retried(failed=1, measured=0)
+    assert store.run(run).states == {State.QUEUED: 2, State.DONE: 1, State.RUNNING: 1}
+    assert store.finish(running, factories.ok(running))
+    assert store.ended_runs() == before == []
+
+
+@pytest.mark.parametrize(("level", "taken"), [(Level.INVALID, 1), (Level.SUSPECT, 2), (Level.VALID, 3)])
+def test_measurements_of_a_verdict_or_a_worse_one_are_made_again(store: Store, level: Level, taken: int) -> None:
+    run = store.submit(factories.matrix(repeats=4)).run_id
+    for others_s in (3 * SPOILT, BUSY, CLEAN):
+        claim = claimed(store)
+        assert store.finish(claim, factories.ok(claim, contention=factories.contention(others_s)))
+    assert store.finish(claimed(store), MISSING_PYTHON_PACKAGE)
+    assert store.retry(run, remeasure=level) == Retried(failed=0, measured=taken)
+    assert store.run(run).states == {State.QUEUED: taken, State.DONE: 4 - taken}
+    # the result stays where it was
+    assert len(rows(store, sa.select(schema.results))) == 4
+    assert store.adopt("cpu@alpha") == 0
+    assert factories.measure_all(store, "cpu@alpha") == taken
+    assert store.progress(run).remeasured == taken
+    kept = [result.measurement for result in store.results(run) if result.measurement]
+    assert all(m.contention == factories.contention(CLEAN) for m in kept)
+
+
+def doubted(store: Store) -> str:
+    """A run of one job whose measurement was spoilt, queued again."""
+    run = submitted_once(store, remeasure=0)
+    spoilt(store)
+    assert store.retry(run, remeasure=Level.INVALID) == Retried(failed=0, measured=1)
+    return run
+
+
+def test_what_is_to_be_measured_again_keeps_its_measurement_meanwhile(store: Store) -> None:
+    run = doubted(store)
+    assert shown(store, run) == (State.QUEUED, Outcome.OK, 3 * SPOILT)
+    claimed(store)
+    assert shown(store, run) == (State.RUNNING, Outcome.OK, 3 * SPOILT)
+
+
+@pytest.mark.parametrize("again_s", [2 * SPOILT, BUSY])
+def test_the_newest_of_the_mildest_measurements_is_the_result_after_a_retry(store: Store, again_s: float) -> None:
+    run = doubted(store)
+    claim = claimed(store)
+    assert store.finish(claim, factories.ok(claim, contention=factories.contention(again_s)))
+    assert shown(store, run) == (State.DONE, Outcome.OK, again_s)
+    worse = 4 * SPOILT if again_s == BUSY else CLEAN
+    assert store.retry(run, remeasure=Level.SUSPECT).measured == 1
+    claim = claimed(store)
+    assert store.finish(claim, factories.ok(claim, contention=factories.contention(worse)))
+    assert shown(store, run) == (State.DONE, Outcome.OK, min(again_s, worse))
+    assert attempt_outcomes(store) == ["ok"] * 3
+
+
+@pytest.mark.parametrize("end", ["crashes", "error", "cancel", "cancelled in mid-run", "losses", "released"])
+def test_no_later_end_takes_away_what_was_measured_before_a_retry(store: Store, hasty: Store, end: str) -> None:
+    run = doubted(store)
+    if end == "crashes":
+        failing(store, MAX_FAILURES)
+    elif end == "error":
+        failing(store, 1, Outcome.ERROR)
+    elif end == "cancel":
+        assert store.cancel(run) == (0, 0)
+    elif end == "losses":
+        for _ in range(MAX_LOSSES):
+            claimed(hasty)
+            store.reconcile()
+    else:
+        claim = claimed(store)
+        store.cancel(run)
+        if end == "released":
+            store.release("cpu@alpha", "the worker ended")
+        else:
+            store.finish(claim, Ending(outcome=Outcome.CANCELLED))
+    assert shown(store, run) == (State.DONE, Outcome.OK, 3 * SPOILT)
+    assert len(rows(store, sa.select(schema.results))) == 1
+
+
+@pytest.mark.parametrize(("again_s", "kept_s"), [(CLEAN, CLEAN), (4 * SPOILT, BUSY), (None, BUSY)])
+def test_what_was_adopted_counts_beside_what_is_measured_after_a_retry(
+    store: Store, again_s: float | None, kept_s: float
+) -> None:
+    store.submit(factories.matrix())
+    claim = claimed(store)
+    assert store.finish(claim, factories.ok(claim, contention=factories.contention(BUSY)))
+    run = store.submit(factories.matrix(batch_sizes=(1, 2))).run_id
+    assert store.adopt("cpu@alpha") == 1
+    factories.measure_all(store, "cpu@alpha")
+    assert store.retry(run, remeasure=Level.SUSPECT) == Retried(failed=0, measured=1)
+    again = claimed(store)
+    if again_s is None:
+        assert store.finish(again, Ending(outcome=Outcome.ERROR, reason="why"))
+    else:
+        assert store.finish(again, factories.ok(again, contention=factories.contention(again_s)))
+    [result] = [result for result in store.results(run) if result.job_id == again.job_id]
+    assert result.state is State.DONE
+    assert result.measurement is not None
+    assert result.measurement.contention == factories.contention(kept_s)
+
+
+def test_a_run_that_is_retried_ends_once_more_and_controls_stay_as_they_are(store: Store) -> None:
+    run = submitted_with_controls(store)
+    control = claimed(store)
+    assert store.finish(control, Ending(outcome=Outcome.ERROR, reason="why"))
+    while (claim := store.claim("cpu@alpha")) is not None:
+        assert store.finish(claim, factories.ok(claim, contention=factories.contention(3 * SPOILT)))
+    [before] = store.ended_runs()
+    assert store.retry(run, failed=True, remeasure=Level.INVALID) == Retried(failed=0, measured=6)
+    assert store.ended_runs() == []
+    assert store.run(run).control_states == {State.FAILED: 1, State.DONE: 2}
+    factories.measure_all(store, "cpu@alpha")
+    [after] = store.ended_runs()
+    assert after.begun_at > before.begun_at
 
 
 # ---- looking

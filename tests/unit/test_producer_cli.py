@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from farm.measurement import Outcome
 from producer.__main__ import app
-from results_store.store import open_store
+from results_store.store import Ending, open_store
 from tests import factories
 
 
@@ -161,15 +162,15 @@ def test_settings_that_cannot_be_read_are_explained(place: Path, monkeypatch: py
     assert "lease_s" in result.stderr.lower()
 
 
-@pytest.mark.parametrize("command", ["status", "watch", "resume", "cancel"])
+@pytest.mark.parametrize("command", ["status", "watch", "resume", "cancel", "retry"])
 def test_a_run_that_is_not_there_is_named(place: Path, command: str) -> None:
-    mode = ["--local"] if command == "resume" else []
+    mode = {"resume": ["--local"], "retry": ["--failed", "--local"]}.get(command, [])
     result = called(command, "20990101-000000-abcd", *mode)
     assert result.exit_code == 2
     assert "20990101-000000-abcd" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["submit-matrix", "status", "watch", "resume", "cancel"])
+@pytest.mark.parametrize("command", ["submit-matrix", "status", "watch", "resume", "cancel", "retry"])
 def test_the_help_of_every_command_has_examples(command: str) -> None:
     result = called(command, "--help")
     assert result.exit_code == 0
@@ -257,3 +258,34 @@ def test_status_shows_names_and_takes_them(place: Path) -> None:
     assert "Did you mean 'nightly'" in wrong.stderr
     assert "producer resume nightly" in called("cancel", "nightly").stdout
     assert "1 cancelled" in called("watch", "nightly").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "--failed"),
+        (["--remeasure", "suspicious"], "Did you mean 'suspect'"),
+        (["--remeasure", "VALID"], "Possible: invalid, suspect"),
+        (["--failed", "--workers", "2"], "--workers belongs to --local"),
+    ],
+)
+def test_a_retry_of_nothing_or_of_an_unknown_verdict_ends_with_2(
+    place: Path, arguments: list[str], said: str
+) -> None:
+    result = called("retry", "latest", *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert empty(place)
+
+
+def test_a_run_with_failed_jobs_says_how_to_try_them_again(place: Path) -> None:
+    with closing(open_store(f"sqlite:///{place}/.farm/farm.db")) as store:
+        store.submit(factories.matrix(), name="nightly")
+        store.register(factories.worker())
+        claim = store.claim("cpu@alpha")
+        assert claim is not None
+        store.finish(claim, Ending(outcome=Outcome.ERROR, reason="KeyError"))
+    for command in ("status", "watch"):
+        assert "1 job has failed. Try again: python -m producer retry nightly --failed" in (
+            called(command, "nightly").stdout
+        )
