@@ -20,7 +20,7 @@ from farm.spec import Matrix
 from farm.verdict import Level
 from producer import conduct, request, show, submit
 from producer.conduct import Desk
-from producer.progress import one_line, summary
+from producer.progress import one_line, quarantined, summary
 from producer.seats import seats
 from results_store import names
 from results_store.store import State, open_store
@@ -210,6 +210,8 @@ def status(
         desk.say(f"Run {progress.title}: {summary(progress)}")
         for label, worker, _ in progress.running:
             desk.say(f"running: {label} on {worker}")
+        for worker, reason in progress.quarantined:
+            desk.say(quarantined(worker, reason))
         for label, outcome, reason in progress.failures:
             desk.say(f"failed: {label}: {outcome}: {one_line(reason)}")
         if progress.states.get(State.FAILED, 0):

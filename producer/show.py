@@ -11,7 +11,7 @@ from rich.text import Text
 
 from farm.measurement import Outcome
 from farm.spec import Matrix
-from producer.progress import duration, ends, with_controls
+from producer.progress import duration, ends, one_line, with_controls
 from producer.submit import seconds_of_job
 from results_store.values import Progress, RunInfo, State, WorkerInfo
 
@@ -53,14 +53,13 @@ def runs(found: Iterable[RunInfo]) -> Table:
     table = Table(*columns, box=None)
     for run in found:
         counts = [run.states.get(state, 0) for state in _COLUMNS]
-        when = datetime.fromtimestamp(run.created_at, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
-        table.add_row(run.run_id, run.name or "", when, str(run.jobs), *map(str, counts))
+        table.add_row(run.run_id, run.name or "", _when(run.created_at), str(run.jobs), *map(str, counts))
     return table
 
 
 def workers(living: Iterable[WorkerInfo]) -> Table:
     """One line per worker."""
-    table = Table("worker", "device", "processors", "queues", "environment", box=None)
+    table = Table("worker", "device", "processors", "queues", "environment", "serves", box=None)
     for worker in living:
         row = (
             worker.id,
@@ -68,9 +67,20 @@ def workers(living: Iterable[WorkerInfo]) -> Table:
             str(worker.threads),
             ", ".join(worker.queues),
             worker.environment_key,
+            _serves(worker),
         )
         table.add_row(*map(Text, row))
     return table
+
+
+def _serves(worker: WorkerInfo) -> str:
+    if worker.quarantined is None or worker.quarantined_since is None:
+        return "yes"
+    return f"no, quarantined since {_when(worker.quarantined_since)}: {one_line(worker.quarantined)}"
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def ending(progress: Progress) -> str:

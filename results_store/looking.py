@@ -98,7 +98,8 @@ def tally(connection: sa.Connection) -> Tally:
         waiting=dict(waiting),
         oldest_waiting_s=max(0.0, oldest_s or 0.0),
         attempts=_attempt_counts(connection),
-        workers=_worker_counts(connection),
+        workers=_worker_counts(connection, quarantined=False),
+        quarantined=_worker_counts(connection, quarantined=True),
         open_runs=open_runs,
         ended_runs=all_runs - open_runs,
     )
@@ -130,6 +131,7 @@ def progress(connection: sa.Connection, number: int) -> Progress:
         now=clock,
         seconds_per_job=mean,
         remeasured=connection.execute(remeasured).scalar_one(),
+        quarantined=_quarantined(connection, number),
     )
 
 
@@ -137,6 +139,14 @@ def all_workers(connection: sa.Connection, alive_only: bool) -> list[WorkerInfo]
     """The workers, by id."""
     query = sa.select(workers).where(*([_is_alive()] if alive_only else [])).order_by(workers.c.worker_id)
     return [records.worker(row) for row in connection.execute(query)]
+
+
+def quarantined(connection: sa.Connection, worker_id: str) -> str | None:
+    """Why a worker is quarantined; None where it is not."""
+    reason: str | None = connection.scalar(
+        sa.select(workers.c.quarantined).where(workers.c.worker_id == worker_id)
+    )
+    return reason
 
 
 def claimable(connection: sa.Connection, number: int | None, limit: int) -> dict[str, list[str]]:
@@ -250,8 +260,10 @@ def _attempt_counts(connection: sa.Connection) -> dict[Outcome, int]:
     return {outcome: counted.get(outcome, 0) for outcome in Outcome}
 
 
-def _worker_counts(connection: sa.Connection) -> dict[tuple[str, str], int]:
-    query = sa.select(workers.c.device_kind, workers.c.queues).where(_is_alive())
+def _worker_counts(connection: sa.Connection, quarantined: bool) -> dict[tuple[str, str], int]:
+    """Living workers by (kind of device, queue): those that are quarantined, or the others."""
+    which = workers.c.quarantined.is_not(None) if quarantined else workers.c.quarantined.is_(None)
+    query = sa.select(workers.c.device_kind, workers.c.queues).where(_is_alive(), which)
     places = ((row.device_kind, queue) for row in connection.execute(query) for queue in json.loads(row.queues))
     return dict(Counter(places))
 
@@ -323,6 +335,18 @@ def _failures(connection: sa.Connection, number: int) -> tuple[tuple[str, Outcom
         .limit(_MAX_FAILURES_SHOWN)
     )
     return tuple((_label(row), Outcome(row.outcome), row.reason) for row in connection.execute(query))
+
+
+def _quarantined(connection: sa.Connection, number: int) -> tuple[tuple[str, str], ...]:
+    """Living workers in quarantine that would serve what is left of a run, and why."""
+    there = sa.select(workers.c.worker_id, workers.c.queues, workers.c.quarantined)
+    there = there.where(_is_alive(), workers.c.quarantined.is_not(None)).order_by(workers.c.worker_id)
+    found = connection.execute(there).all()
+    if not found:
+        return ()
+    left = sa.select(jobs.c.queue).where(jobs.c.run_number == number, is_open(jobs)).distinct()
+    queues = set(connection.scalars(left))
+    return tuple((row.worker_id, row.quarantined) for row in found if queues & set(json.loads(row.queues)))
 
 
 def _control_label(row: Any) -> str:

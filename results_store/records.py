@@ -125,6 +125,7 @@ def worker_row(worker: WorkerInfo) -> dict[str, Any]:
         "threads": worker.threads,
         "environment_key": worker.environment_key,
         "environment": worker.environment.model_dump_json(),
+        "quarantined": worker.quarantined,
     }
 
 
@@ -142,4 +143,6 @@ def worker(row: sa.Row[Any]) -> WorkerInfo:
         environment_key=row.environment_key,
         environment=Environment.model_validate_json(row.environment),
         last_seen=row.last_seen,
+        quarantined=row.quarantined,
+        quarantined_since=row.quarantined_since,
     )

@@ -163,12 +163,12 @@ class Store:
     # ---- working
 
     def register(self, worker: WorkerInfo) -> None:
-        """Makes a worker known, or known anew, and alive."""
-        row = records.worker_row(worker)
+        """Makes a worker known, or known anew, and alive; quarantined where its `quarantined` says why."""
+        since = None if worker.quarantined is None else now()
+        row = {**records.worker_row(worker), "last_seen": now(), "left_at": None, "quarantined_since": since}
         with self._database.writing() as connection:
-            insert = _insert(connection, workers).values(**row, last_seen=now(), left_at=None)
-            anew = {**row, "last_seen": now(), "left_at": None}
-            connection.execute(insert.on_conflict_do_update(index_elements=["worker_id"], set_=anew))
+            insert = _insert(connection, workers).values(**row)
+            connection.execute(insert.on_conflict_do_update(index_elements=["worker_id"], set_=row))
 
     def heartbeat(self, worker_id: str) -> None:
         """Says that a registered worker lives."""
@@ -179,6 +179,31 @@ class Store:
         gone = sa.update(workers).where(workers.c.worker_id == worker_id).values(left_at=now())
         with self._database.writing() as connection:
             connection.execute(gone)
+
+    def quarantine(self, worker_id: str, reason: str) -> bool:
+        """A worker's device cannot be trusted: until `recover` it claims nothing and counts as serving nothing.
+
+        Returns:
+            Whether that is news: it was not quarantined, or for another reason.
+        """
+        this = workers.c.worker_id == worker_id
+        why = records.clean(reason)
+        with self._database.writing() as connection:
+            before = connection.scalar(sa.select(workers.c.quarantined).where(this))
+            since = sa.func.coalesce(workers.c.quarantined_since, now())
+            connection.execute(sa.update(workers).where(this).values(quarantined=why, quarantined_since=since))
+            return bool(before != why)
+
+    def recover(self, worker_id: str) -> None:
+        """A worker's device computes again."""
+        this = workers.c.worker_id == worker_id
+        with self._database.writing() as connection:
+            connection.execute(sa.update(workers).where(this).values(quarantined=None, quarantined_since=None))
+
+    def quarantined(self, worker_id: str) -> str | None:
+        """Why a worker is quarantined; None where it is not."""
+        with self._database.reading() as connection:
+            return looking.quarantined(connection, worker_id)
 
     def adopt(self, worker_id: str) -> int:
         """Ends, without an attempt, jobs on the worker's queues whose result its class already has.

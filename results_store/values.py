@@ -16,6 +16,8 @@ ALIVE_S = 30.0
 MAX_FAILURES = 3
 #: Lost attempts (the worker vanished) after which a job is failed; counted apart.
 MAX_LOSSES = 10
+#: Attempts after which the device failed its probe, until the job is failed: it may be what breaks devices.
+MAX_HAND_BACKS = 3
 #: What is kept of an attempt's log, from its end.
 MAX_LOG_BYTES = 64 * 1024
 #: What is kept of a reason.
@@ -63,8 +65,12 @@ class WorkerInfo:
     threads: int
     environment_key: str
     environment: Environment
+    #: Why its device is not used; None where it is.
+    quarantined: str | None = None
     #: Last heartbeat, by the database's clock; what is given at registration is not looked at.
     last_seen: float = 0.0
+    #: Since when it is quarantined, likewise.
+    quarantined_since: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +110,8 @@ class Ending:
     measurement: Measurement | None = None
     #: It was spoilt by what may be gone the next time: measure again, where the protocol still allows it.
     remeasure: bool = False
+    #: Its device failed a probe afterwards: not counted as a failure of the job, which is queued again.
+    handed_back: bool = False
     #: `build` or `measure`: where it ended.
     phase: str = "measure"
     log_tail: str = ""
@@ -212,8 +220,10 @@ class Tally:
     oldest_waiting_s: float
     #: Attempts that ended, by how; stale ones too.
     attempts: Mapping[Outcome, int]
-    #: Living workers by (kind of device, queue); one that serves two queues counts in both.
+    #: Living workers by (kind of device, queue), those in quarantine left out; one of two queues counts in both.
     workers: Mapping[tuple[str, str], int]
+    #: As `workers`, of those in quarantine.
+    quarantined: Mapping[tuple[str, str], int]
     #: Runs with a job to do, and those without.
     open_runs: int
     ended_runs: int
@@ -243,6 +253,8 @@ class Progress(Called):
     remeasured: int = 0
     #: As `states`, of the controls that are measured between the matrix's jobs.
     control_states: Mapping[State, int] = field(default_factory=dict)
+    #: (worker, reason) of living workers in quarantine that would serve what is left to do.
+    quarantined: tuple[tuple[str, str], ...] = ()
 
     @property
     def jobs(self) -> int:

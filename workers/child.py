@@ -80,6 +80,11 @@ def fulfil(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _do(request: Mapping[str, Any]) -> dict[str, Any]:
+    if request["phase"] == "probe":
+        from workers import probe
+
+        probe.compute(request["device_kind"])
+        return {}
     from farm.settings import load
     from farm.spec import JobSpec
 

@@ -25,12 +25,17 @@ from farm.verdict import Level
 from results_store import claiming, looking, schema
 from results_store.database import Database
 from results_store.store import Claim, Ending, Lease, Reconciled, Retried, State, Store, open_store
-from results_store.values import MAX_FAILURES, MAX_LOG_BYTES, MAX_LOSSES
+from results_store.values import MAX_FAILURES, MAX_HAND_BACKS, MAX_LOG_BYTES, MAX_LOSSES
 from tests import databases, factories
 
 OTHER = factories.environment(device_model="Other CPU")
 MISSING_PYTHON_PACKAGE = Ending(outcome=Outcome.UNSUPPORTED, reason="needs openvino")
-ADDED_IN_0004 = (("runs", "name"), ("jobs", "hand_backs"), ("workers", "quarantined"), ("workers", "quarantined_since"))
+ADDED_IN_0004 = (
+    ("runs", "name"),
+    ("jobs", "hand_backs"),
+    ("workers", "quarantined"),
+    ("workers", "quarantined_since"),
+)
 #: Fields of a protocol that the first farm did not have.
 ADDED_LATER = ("paired", "isolation", "remeasure", "profile", "telemetry_s", "energy_s", "control_every")
 
@@ -1060,7 +1065,8 @@ def test_measurements_of_a_verdict_or_a_worse_one_are_made_again(store: Store, l
     assert factories.measure_all(store, "cpu@alpha") == taken
     assert store.progress(run).remeasured == taken
     kept = [result.measurement for result in store.results(run) if result.measurement]
-    assert all(m.contention == factories.contention(CLEAN) for m in kept)
+    second = BUSY if level is Level.INVALID else CLEAN
+    assert [m.contention for m in kept] == [factories.contention(s) for s in (CLEAN, second, CLEAN)]
 
 
 def doubted(store: Store) -> str:
@@ -1151,6 +1157,122 @@ def test_a_run_that_is_retried_ends_once_more_and_controls_stay_as_they_are(stor
     factories.measure_all(store, "cpu@alpha")
     [after] = store.ended_runs()
     assert after.begun_at > before.begun_at
+
+
+# ---- quarantine
+
+
+def test_a_quarantined_worker_claims_nothing_until_it_recovers(store: Store) -> None:
+    store.submit(factories.matrix())
+    assert store.quarantined("cpu@alpha") is None
+    assert store.quarantine("cpu@alpha", "a\0 known product is wrong")
+    assert store.quarantined("cpu@alpha") == "a\N{REPLACEMENT CHARACTER} known product is wrong"
+    assert store.claim("cpu@alpha") is None
+    store.heartbeat("cpu@alpha")
+    [worker] = store.workers()
+    assert worker.quarantined is not None
+    assert worker.quarantined_since is not None
+    assert abs(worker.quarantined_since - time.time()) < 5
+    store.recover("cpu@alpha")
+    [worker] = store.workers()
+    assert (worker.quarantined, worker.quarantined_since) == (None, None)
+    assert measured(store)
+    assert store.quarantined("nobody") is None
+
+
+def test_a_quarantine_is_news_once_and_since_its_beginning(store: Store) -> None:
+    assert store.quarantine("cpu@alpha", "hangs")
+    [before] = store.workers()
+    assert not store.quarantine("cpu@alpha", "hangs")
+    assert store.quarantine("cpu@alpha", "computes wrong")
+    [after] = store.workers()
+    assert (after.quarantined, after.quarantined_since) == ("computes wrong", before.quarantined_since)
+
+
+def test_a_worker_may_register_in_quarantine_and_one_that_registers_anew_has_left_it(store: Store) -> None:
+    store.register(factories.worker("gpu@alpha", quarantined="not probed yet"))
+    assert store.claim("gpu@alpha") is None
+    assert store.quarantined("gpu@alpha") == "not probed yet"
+    store.register(factories.worker("gpu@alpha"))
+    assert store.quarantined("gpu@alpha") is None
+
+
+def test_what_a_quarantined_worker_runs_is_still_its_own(store: Store) -> None:
+    run = store.submit(factories.matrix()).run_id
+    claim = claimed(store)
+    store.quarantine("cpu@alpha", "hangs")
+    assert store.renew(claim) is Lease.HELD
+    assert store.finish(claim, factories.ok(claim))
+    assert store.run(run).states == {State.DONE: 1}
+
+
+def test_a_cell_is_not_kept_for_a_class_whose_only_worker_is_quarantined(store: Store) -> None:
+    store.submit(factories.matrix(repeats=2))
+    store.register(factories.worker("cpu@beta", environment=OTHER))
+    measured(store)
+    assert store.claim("cpu@beta") is None
+    store.quarantine("cpu@alpha", "hangs")
+    assert claimed(store, "cpu@beta")
+
+
+def broken(store: Store, **fields: Any) -> Claim:
+    """An attempt whose device failed its probe afterwards."""
+    claim = claimed(store)
+    assert store.finish(claim, Ending(outcome=Outcome.CRASHED, reason="asserted", handed_back=True, **fields))
+    return claim
+
+
+def test_an_attempt_that_is_handed_back_is_no_failure_of_its_job(store: Store) -> None:
+    run = store.submit(factories.matrix()).run_id
+    for _ in range(MAX_HAND_BACKS - 1):
+        broken(store)
+    failing(store, MAX_FAILURES - 1)
+    assert store.run(run).states == {State.QUEUED: 1}
+    measured(store)
+    assert store.run(run).states == {State.DONE: 1}
+    assert Counter(attempt_outcomes(store)) == {"crashed": MAX_HAND_BACKS + MAX_FAILURES - 2, "ok": 1}
+
+
+def test_a_job_that_leaves_broken_devices_again_and_again_has_failed_until_it_is_retried(store: Store) -> None:
+    run = store.submit(factories.matrix()).run_id
+    for _ in range(MAX_HAND_BACKS):
+        last = broken(store)
+    assert store.finish(last, Ending(outcome=Outcome.CRASHED, reason="asserted", handed_back=True))  # said again
+    [result] = store.results(run)
+    assert (result.state, result.outcome) == (State.FAILED, Outcome.CRASHED)
+    assert f"{MAX_HAND_BACKS} attempts, each of which left a device that failed its probe" in result.reason
+    assert store.retry(run, failed=True).failed == 1
+    broken(store)
+    assert store.run(run).states == {State.QUEUED: 1}
+
+
+def test_what_is_handed_back_stays_cancelled_and_keeps_what_was_measured(store: Store) -> None:
+    cancelled = store.submit(factories.matrix()).run_id
+    claim = claimed(store)
+    store.cancel(cancelled)
+    assert store.finish(claim, Ending(outcome=Outcome.CRASHED, handed_back=True))
+    assert store.run(cancelled).states == {State.CANCELLED: 1}
+    kept = doubted(store)
+    for _ in range(MAX_HAND_BACKS):
+        broken(store)
+    assert shown(store, kept) == (State.DONE, Outcome.OK, 3 * SPOILT)
+
+
+def test_quarantined_workers_are_counted_apart_and_shown_to_the_runs_that_wait_for_them(store: Store) -> None:
+    store.register(factories.worker("gpu@alpha", device_kind="cuda", queues=("gpu", "gpu.h200")))
+    store.register(factories.worker("gone@alpha", device_kind="cuda", queues=("gpu",)))
+    for worker in ("gpu@alpha", "gone@alpha"):
+        store.quarantine(worker, "hangs")
+    store.deregister("gone@alpha")
+    found = store.tally()
+    assert found.workers == {("cpu", "cpu"): 1}
+    assert found.quarantined == {("cuda", "gpu"): 1, ("cuda", "gpu.h200"): 1}
+    waits = store.submit(factories.matrix(devices=("cpu", "cuda"))).run_id
+    other = store.submit(factories.matrix(batch_sizes=(2,))).run_id
+    assert store.progress(waits).quarantined == (("gpu@alpha", "hangs"),)
+    assert store.progress(other).quarantined == ()
+    store.cancel(waits)
+    assert store.progress(waits).quarantined == ()
 
 
 # ---- looking

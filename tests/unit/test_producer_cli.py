@@ -289,3 +289,13 @@ def test_a_run_with_failed_jobs_says_how_to_try_them_again(place: Path) -> None:
         assert "1 job has failed. Try again: python -m producer retry nightly --failed" in (
             called(command, "nightly").stdout
         )
+
+
+def test_status_shows_why_a_worker_does_not_serve(place: Path) -> None:
+    with closing(open_store(f"sqlite:///{place}/.farm/farm.db")) as store:
+        run = store.submit(factories.matrix()).run_id
+        store.register(factories.worker())
+        assert " yes" in called("status").stdout
+        store.quarantine("cpu@alpha", "crashed: SIGBUS")
+    assert "crashed: SIGBUS" in called("status").stdout
+    assert "cpu@alpha is quarantined and claims nothing: crashed: SIGBUS" in called("status", run).stdout
