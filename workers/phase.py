@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ from workers.watching import Ended, Stopped
 
 #: How a child may say that its phase ended.
 _REPORTED = (Outcome.OK, Outcome.UNSUPPORTED, Outcome.OUT_OF_MEMORY, Outcome.ERROR)
+
+#: What C++ libraries say and do that get no memory.
+_NO_MEMORY = re.compile(r"std::bad_alloc|cannot allocate memory", re.IGNORECASE)
+_ENDS_WITHOUT_MEMORY = ("SIGABRT", "SIGSEGV")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +52,10 @@ def classify(ended: Ended, phase: str, deadline_s: float) -> PhaseEnd:
     if ended.stopped is Stopped.CANCELLED:
         return end(Outcome.CANCELLED, f"cancelled during the {phase} phase")
     if ended.stopped is Stopped.TOO_LARGE:
-        return end(Outcome.ERROR, f"the result is larger than {watching.MAX_RESULT_BYTES >> 20} MiB")
+        most = f"{watching.MAX_RESULT_BYTES >> 20} MiB"
+        return end(Outcome.ERROR, f"the result is larger than {most}: take a shorter max_s (--set max_s=…)")
+    if ended.stopped is Stopped.NO_ROOM:
+        return end(Outcome.ERROR, f"temporary files of the {phase} phase took more than FARM_DISK_LIMIT_MB allows")
     report = _report(ended.result)
     if report is not None:
         return _from_report(report, log_tail)
@@ -55,7 +63,10 @@ def classify(ended: Ended, phase: str, deadline_s: float) -> PhaseEnd:
         return end(Outcome.TIMEOUT, f"the {phase} phase took longer than {deadline_s:g} s")
     if ended.status == -signal.SIGKILL and ended.memory_ran_out:
         return end(Outcome.OUT_OF_MEMORY, "the kernel ran out of memory and killed the process")
-    return end(Outcome.CRASHED, _cause(ended.status))
+    cause = _cause(ended.status)
+    if cause in _ENDS_WITHOUT_MEMORY and (sign := _NO_MEMORY.search(log_tail)):
+        return end(Outcome.OUT_OF_MEMORY, f"memory ran out ({sign[0]}), and the process ended with {cause}")
+    return end(Outcome.CRASHED, cause)
 
 
 def _report(result: bytes) -> Mapping[str, Any] | None:

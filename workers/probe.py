@@ -9,7 +9,7 @@ from farm import scratch
 from farm.errors import FarmError
 from farm.measurement import Outcome
 from farm.settings import Settings
-from workers import watching
+from workers import bounds, watching
 from workers.locks import Held
 from workers.phase import PhaseEnd, classify
 from workers.watching import Ended, Stopped, Watched
@@ -62,7 +62,12 @@ class Prober:
 
         return Watched(
             command=self._command,
-            request={"phase": "probe", "device_kind": self._device_kind, "processors": held.processors},
+            request={
+                "phase": "probe",
+                "device_kind": self._device_kind,
+                "processors": held.processors,
+                "bounds": bounds.of(self._settings, self._device_kind),
+            },
             environment={
                 **scratch.environment(self._settings, temporary),
                 "CUDA_VISIBLE_DEVICES": held.gpu_uuid or "",

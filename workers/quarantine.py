@@ -1,4 +1,4 @@
-"""Keeps a worker from claiming whose device cannot be trusted, and brings it back when the device computes again.
+"""Keeps a worker from claiming whose device or disk fails it, and brings it back when they serve again.
 
 That a worker is quarantined stands in the store, so that everybody can see it and no claim gets past it. The
 supervisor puts it there; the warden, in the process beside the worker, probes the device now and then.
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from farm.errors import FarmError
 from farm.settings import Settings
 from results_store.store import Store, WorkerInfo
-from workers import locks, processes
+from workers import bounds, locks, processes
 from workers.locks import Held
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 UNPROBED = "its device has not been probed yet"
 
 #: What people can do about it, by the kind of device.
-_ADVICE = {
+ADVICE = {
     "cpu": "If it does not, look for machine checks in dmesg: memory or processor may be broken.",
     "cuda": "If it does not, look at nvidia-smi and for Xid in dmesg, then reset the GPU or replace it.",
 }
@@ -36,27 +36,22 @@ _LOOK_S = 2.0
 Probe = Callable[[Held], str | None]
 
 
-def enter(store: Store, worker: WorkerInfo, problem: str, every_s: float) -> None:
+def enter(store: Store, worker: WorkerInfo, problem: str, every_s: float, advice: str = "") -> None:
     """Quarantines a worker, and says so where that is news.
 
     Args:
         store: where it is noted.
         worker: the worker.
-        problem: what is wrong with its device.
-        every_s: how often the device is probed from then on.
+        problem: what is wrong with its device, or with the disk.
+        every_s: how often that is looked at from then on.
+        advice: what people can do about it, where the problem does not say so.
 
     Raises:
         Unreachable: the database does not answer.
     """
     if store.quarantine(worker.id, problem):
-        log.error(
-            "worker %s is quarantined and claims nothing, because its device failed: %s. It is probed every %g s and "
-            "comes back by itself. %s",
-            worker.id,
-            problem,
-            every_s,
-            _ADVICE[worker.device_kind],
-        )
+        hope = f"It is tried every {every_s:g} s and comes back by itself. {advice}".rstrip()
+        log.error("worker %s is quarantined and claims nothing: %s. %s", worker.id, problem, hope)
 
 
 class Warden:
@@ -104,14 +99,18 @@ class Warden:
             except Exception as error:
                 # Broad: whatever is wrong with one look, without the next the worker would never come back.
                 if str(error) != trouble:
-                    log.warning("cannot look after the device: %s", error, exc_info=not isinstance(error, FarmError))
+                    log.warning(
+                        "cannot look after the device: %s", error, exc_info=not isinstance(error, FarmError)
+                    )
                 trouble = str(error)
 
     def _probe(self, worker: WorkerInfo) -> None:
-        with locks.hold(self._settings.lock_dir, worker.threads, worker.device_uuid) as held:
-            problem = self._prober(worker)(held)
+        problem, advice = bounds.no_room(self._settings), ""
+        if problem is None:
+            with locks.hold(self._settings.lock_dir, worker.threads, worker.device_uuid) as held:
+                problem, advice = self._prober(worker)(held), ADVICE[worker.device_kind]
         if problem is not None:
-            enter(self._store, worker, problem, self._settings.probe_s)
+            enter(self._store, worker, problem, self._settings.probe_s, advice)
             return
         self._store.recover(worker.id)
         log.info("worker %s: its device computes, and it serves", worker.id)

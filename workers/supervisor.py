@@ -21,7 +21,7 @@ from farm.measurement import Environment, Measurement, Outcome
 from farm.settings import Settings
 from farm.spec import JobSpec
 from results_store.store import Claim, Ending, Lease, Store, WorkerInfo
-from workers import faults, forking, locks, processes, quarantine, telemetry, watching
+from workers import bounds, faults, forking, locks, processes, quarantine, telemetry, watching
 from workers.forking import Template, Templates
 from workers.locks import Held
 from workers.phase import PhaseEnd, classify
@@ -102,6 +102,9 @@ class Supervisor:
     def _serve(self, job_id: str) -> str:
         if (quarantined := self._quarantined()) is not None:
             return f"skipped: quarantined: {quarantined}"
+        if (problem := bounds.no_room(self._settings)) is not None:
+            quarantine.enter(self._store, self._worker, problem, self._settings.probe_s)
+            return f"skipped: quarantined: {problem}"
         with self._device() as held:
             device_from = time.time()
             self._store.adopt(self._worker.id)
@@ -145,7 +148,9 @@ class Supervisor:
         return replace(ended, outcome=outcome, reason=reason, device_problem=problem or "")
 
     def _quarantine(self, problem: str) -> None:
-        _until_reachable(lambda: quarantine.enter(self._store, self._worker, problem, self._settings.probe_s))
+        advice = quarantine.ADVICE[self._worker.device_kind]
+        every_s = self._settings.probe_s
+        _until_reachable(lambda: quarantine.enter(self._store, self._worker, problem, every_s, advice))
 
     @contextlib.contextmanager
     def _device(self) -> Iterator[Held]:
@@ -224,11 +229,12 @@ class Supervisor:
                 "processors": processors,
                 "build_spent_s": build_spent_s,
                 "alone": alone,
+                "bounds": bounds.of(self._settings, claim.spec.device_kind),
             },
             environment=child_environment(self._settings, claim.spec, len(processors), temporary, held.gpu_uuid),
             descriptors=held.descriptors,
             deadline_s=deadline_s,
-            tick=lambda: self._renew(claim),
+            tick=lambda: self._renew(claim) or self._overflow(temporary),
             tick_s=self._settings.renew_s,
             template=self._template(claim, processors) if phase == "measure" else None,
         )
@@ -260,6 +266,10 @@ class Supervisor:
             log.warning("job %s goes on without the database: %s", claim.job_id, error)
             return None
         return {Lease.HELD: None, Lease.CANCELLED: Stopped.CANCELLED, Lease.LOST: Stopped.LOST}[lease]
+
+    def _overflow(self, temporary: Path) -> Stopped | None:
+        most = self._settings.disk_limit_mb << 20
+        return Stopped.NO_ROOM if bounds.taken_bytes(temporary) > most else None
 
     def _record(self, claim: Claim, ended: PhaseEnd, phase: str, device_from: float, device_until: float) -> str:
         ending = Ending(

@@ -195,8 +195,8 @@ def test_a_gigabyte_of_output_costs_no_memory_and_its_end_is_kept(farm: Farm) ->
 
 
 def test_a_result_over_the_cap_is_an_error(farm: Farm) -> None:
-    text = farm.serve("report(outcome='ok', padding='x' * 50_000_000)")
-    assert text == "failed: error: the result is larger than 16 MiB"
+    text = farm.serve("report(outcome='ok', padding='x' * 80_000_000)")
+    assert text == "failed: error: the result is larger than 64 MiB: take a shorter max_s (--set max_s=…)"
 
 
 def test_a_kill_by_the_kernels_oom_killer_is_out_of_memory(farm: Farm) -> None:
@@ -554,12 +554,20 @@ class GpuFarm(Farm):
         super().__init__(folder)
         self.settings = self.settings.model_copy(update={"probe_s": 0.2})
         self.store.deregister(self.worker.id)
-        where = factories.environment(device_kind="cuda", device_model="NVIDIA H200", device_uuid="GPU-1", threads=1)
+        where = factories.environment(
+            device_kind="cuda", device_model="NVIDIA H200", device_uuid="GPU-1", threads=1
+        )
         self.worker = factories.worker("gpu@alpha", environment=where, queues=("gpu",))
         self.store.register(self.worker)
 
     def submit(self, **protocol: Any) -> str:
-        wanted = {"measure_deadline_s": 20, "build_deadline_s": 20, "paired": False, "telemetry_s": None, **protocol}
+        wanted = {
+            "measure_deadline_s": 20,
+            "build_deadline_s": 20,
+            "paired": False,
+            "telemetry_s": None,
+            **protocol,
+        }
         matrix = factories.matrix(protocol=Protocol(name="test", **wanted), devices=("cuda",))
         return f"{self.store.submit(matrix, again=True).run_id}.000000"
 
@@ -708,3 +716,126 @@ def test_the_real_probe_passes_on_this_processor(farm: Farm) -> None:
 def test_a_probe_that_cannot_be_started_is_a_problem(farm: Farm) -> None:
     with locks.hold(farm.settings.lock_dir, 1) as held:
         assert "could not be started" in str(Prober(farm.settings, "cpu", ("/no/such/program",))(held))
+
+
+# ---- what a child may take
+
+#: The farm's own child, but for what it does.
+DOING = """
+import os, sys
+sys.path.insert(0, os.getcwd())
+from workers import child
+def do(request):
+    BODY
+child._do = do
+child.answer(child.read(int(sys.argv[2])), int(sys.argv[3]))
+"""
+RUNAWAY = "held = []\n    while True: held.append(TAKES)"
+
+
+def runaway(farm: Farm, takes: str, body: str = RUNAWAY, store: Any = None, **settings: Any) -> Supervisor:
+    farm.settings = farm.settings.model_copy(update=settings)
+    path = farm.folder / "runaway.py"
+    path.write_text(DOING.replace("BODY", body.replace("TAKES", takes)))
+    command = (sys.executable, str(path), str(farm.template))
+
+    return Supervisor(
+        store or farm.store, farm.settings, farm.worker, command=command, needs_build=lambda *_: False
+    )
+
+
+@pytest.mark.parametrize(
+    "takes",
+    [
+        "bytearray(16 << 20)",
+        "bytearray(100)",
+        "__import__('numpy').ones(1 << 20)",
+        "__import__('torch').ones(1 << 20)",
+    ],
+)
+def test_a_runaway_ends_as_out_of_memory_and_says_what_it_could_have(farm: Farm, takes: str) -> None:
+    served = runaway(farm, takes, memory_limit_mb=1024)
+    text = served.handle(farm.submit())
+    assert text.startswith("out_of_memory: ")
+    found = farm.result()
+    assert (found.state, found.outcome) == ("done", Outcome.OUT_OF_MEMORY)
+    assert "1024 MiB (FARM_MEMORY_LIMIT_MB" in found.reason
+
+
+def test_a_forked_control_has_the_same_bounds(farm: Farm) -> None:
+    body = (
+        "if os.fork() == 0:\n"
+        "        import resource\n"
+        "        print('forked', resource.getrlimit(resource.RLIMIT_DATA)[0], flush=True)\n"
+        "        os._exit(0)\n"
+        "    os.wait()\n"
+        "    return {}"
+    )
+    kept: list[Ending] = []
+    served = runaway(farm, "", body, store=Spy(farm.store, kept), memory_limit_mb=1024)
+    served.handle(farm.submit())
+    assert f"forked {1024 << 20}" in kept[0].log_tail
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "outcome"),
+    [
+        (
+            b"terminate called after throwing an instance of 'std::bad_alloc'",
+            -signal.SIGABRT,
+            Outcome.OUT_OF_MEMORY,
+        ),
+        (b"mmap: Cannot allocate memory", -signal.SIGSEGV, Outcome.OUT_OF_MEMORY),
+        (b"std::bad_alloc", 1, Outcome.CRASHED),
+        (b"terminate called without an active exception", -signal.SIGABRT, Outcome.CRASHED),
+    ],
+)
+def test_libraries_that_abort_for_want_of_memory_are_out_of_memory(
+    said: bytes, status: int, outcome: Outcome
+) -> None:
+    ended = watching.Ended(stopped=None, status=status, result=b"", output=said, memory_ran_out=False)
+    assert classify(ended, "measure", 1.0).outcome is outcome
+
+
+def test_temporary_files_over_their_bound_end_the_child_with_a_reason(farm: Farm) -> None:
+    farm.settings = farm.settings.model_copy(update={"disk_limit_mb": 8})
+    script = (
+        "import tempfile\nfolder = tempfile.mkdtemp()\n"
+        "for n in range(12):\n  open(f'{folder}/{n}', 'wb').write(b'x' * (1 << 20))\n"
+        "time.sleep(60)"
+    )
+    text = farm.serve(script)
+    assert text == "failed: error: temporary files of the measure phase took more than FARM_DISK_LIMIT_MB allows"
+    assert farm.result().state == "failed"
+
+
+def test_a_file_over_its_bound_is_an_error_that_names_it(farm: Farm) -> None:
+    takes = f"open({str(farm.folder / 'large')!r}, 'wb').write(b'x' * (32 << 20))"
+    text = runaway(farm, takes, disk_limit_mb=16).handle(farm.submit())
+    assert text.startswith("failed: error: OSError: [Errno 27] File too large")
+    assert "16 MiB (FARM_DISK_LIMIT_MB)" in text
+    assert (farm.folder / "large").stat().st_size <= 16 << 20
+
+
+def test_nothing_is_claimed_while_the_disk_is_full_and_that_is_said_once(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(supervisor, "QUARANTINE_PATIENCE_S", 0.0)
+    job, full = farm.submit(), farm.settings.model_copy(update={"disk_free_mb": 10**9, "probe_s": 0.01})
+    served = farm.supervisor("report(outcome='ok', reason='') if request['phase'] == 'probe' else ok()")
+    served._settings = full
+    texts = [served.handle(job) for _ in range(3)]
+    assert all("FARM_DISK_FREE_MB" in text for text in texts)
+    assert all(text.startswith("skipped: quarantined: ") for text in texts)
+    assert farm.result().attempts == 0
+    command = (sys.executable, "-S", str(farm.folder / "child.py"), str(farm.template))
+    wardens = [
+        Warden(farm.store, settings, farm.worker.id, lambda _: Prober(farm.settings, "cpu", command))
+        for settings in (full, farm.settings)
+    ]
+    wardens[0].step()
+    assert "FARM_DISK_FREE_MB" in str(farm.store.quarantined(farm.worker.id))
+    assert len([message for message in caplog.messages if "is quarantined" in message]) == 1
+    wardens[1].step()
+    served._settings = farm.settings
+    assert served.handle(job) == "ok"
