@@ -32,6 +32,7 @@ from farm.spec import JobSpec, Protocol, job
 from workers import locks, processes, supervisor, watching
 from workers.forking import Template
 from workers.locks import Held
+from workers.phase import classify
 from workers.watching import Watched
 
 SOONER = 20
@@ -96,7 +97,7 @@ def ratio(spec: JobSpec, held: Held, forked_from: Template) -> float:
     settings = load()
     with scratch.folder(settings) as temporary:
         ended = watching.run(watched(spec, settings, held, temporary, supervisor.CHILD, forked_from))
-    phase = supervisor.classify(ended, "measure", 600.0)
+    phase = classify(ended, "measure", 600.0)
     if phase.measurement is None:
         sys.exit(f"{phase.outcome}: {phase.reason}\n{phase.log_tail}")
     return 1 / float(np.median(phase.measurement.speedups))

@@ -63,7 +63,9 @@ def memory_errors() -> Iterator[None]:
         yield
     except MemoryError as error:
         raise OutOfMemory(f"host memory ran out: {error}".removesuffix(": ")) from None
-    except RuntimeError as error:
-        if any(sign in str(error).lower() for sign in _NO_MEMORY):
-            raise OutOfMemory(str(error).splitlines()[0]) from None
-        raise
+    except Exception as error:
+        # Broad: ONNX Runtime's errors are no RuntimeError, and OpenVINO's say what it was in their last line.
+        lines = [line for line in str(error).splitlines() if any(sign in line.lower() for sign in _NO_MEMORY)]
+        if isinstance(error, FarmError) or not lines:
+            raise
+        raise OutOfMemory(lines[0].strip()) from None

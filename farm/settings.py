@@ -57,6 +57,14 @@ class Settings(BaseSettings):
     visible_gpu: str | None = Field(default=None, validation_alias="CUDA_VISIBLE_DEVICES")
     #: How often the reconciler looks.
     reconcile_s: float = Field(default=10.0, gt=0)
+    #: Memory that one building or measuring process may take, in MiB; None is all that host or container have.
+    memory_limit_mb: int | None = Field(default=None, ge=64)
+    #: What its temporary files together, and any one file, may take, in MiB.
+    disk_limit_mb: int = Field(default=16_384, ge=1)
+    #: With less than this free where the data directory is, in MiB, a worker claims nothing.
+    disk_free_mb: int = Field(default=512, ge=0)
+    #: How often a device that failed is probed.
+    probe_s: float = Field(default=60.0, gt=0)
     #: After a request to stop, the job in hand has so long before it is handed back; None lets it end.
     drain_s: float | None = Field(default=None, gt=0)
     #: Touched now and then by a service that lives; None where nobody looks.
@@ -110,6 +118,10 @@ class Settings(BaseSettings):
             "FARM_LEASE_S": str(self.lease_s),
             "FARM_RENEW_S": str(self.renew_s),
             "FARM_RECONCILE_S": str(self.reconcile_s),
+            "FARM_PROBE_S": str(self.probe_s),
+            "FARM_MEMORY_LIMIT_MB": None if self.memory_limit_mb is None else str(self.memory_limit_mb),
+            "FARM_DISK_LIMIT_MB": str(self.disk_limit_mb),
+            "FARM_DISK_FREE_MB": str(self.disk_free_mb),
             # Workers are children, too: of an embedded farm.
             "FARM_DRAIN_S": None if self.drain_s is None else str(self.drain_s),
             "FARM_HEALTH_FILE": None if self.health_file is None else str(self.health_file.absolute()),

@@ -470,6 +470,26 @@ def job(
 
 V = TypeVar("V", bound=Value)
 
+#: What a protocol did that was written down before it had such a field. Today's defaults would make another of it,
+#: and measure half of a cell's repeats in another way than the rest. Whoever adds a field adds what was before.
+_BEFORE: Mapping[str, Any] = {
+    "percentiles": [50],
+    "paired": False,
+    "window_s": 0.17,
+    "control_every": None,
+    "isolation": "spawn",
+    "remeasure": 0,
+    "profile": False,
+    "energy_s": 0.0,
+    "telemetry_s": None,
+}
+
+
+def completed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a matrix, cell or job as a farm wrote them down, with what an older one did not know yet."""
+    protocol = fields.get("protocol")
+    return {**fields, "protocol": {**_BEFORE, **protocol}} if isinstance(protocol, Mapping) else dict(fields)
+
 
 def validated(kind: type[V], given: Mapping[str, Any]) -> V:
     """The value of this kind, with errors for people.
@@ -481,6 +501,11 @@ def validated(kind: type[V], given: Mapping[str, Any]) -> V:
         return kind.model_validate(dict(given))
     except ValidationError as error:
         raise BadInput("\n".join(_explain(kind, problem) for problem in error.errors())) from None
+
+
+def stored(kind: type[V], text: str) -> V:
+    """The value that a farm wrote down as JSON, perhaps an older one."""
+    return kind.model_validate(completed(json.loads(text)))
 
 
 def _explain(kind: type[Value], problem: Any) -> str:

@@ -48,8 +48,12 @@ class Level(StrEnum):
     SUSPECT = "SUSPECT"
     INVALID = "INVALID"
 
+    @property
+    def severity(self) -> int:
+        """As a number to sort by: 0 is valid."""
+        return list(Level).index(self)
 
-_SEVERITY = list(Level)
+
 #: What others or the host did to a measurement, so that the next one may be spared it.
 _MENDABLE = frozenset({"contaminated", "throttled", "unstable"})
 
@@ -79,12 +83,14 @@ class Verdict:
     @property
     def level(self) -> Level:
         """The worst of the reasons; valid without any."""
-        return max((reason.level for reason in self.reasons), key=_SEVERITY.index, default=Level.VALID)
+        return max(
+            (reason.level for reason in self.reasons), key=lambda level: level.severity, default=Level.VALID
+        )
 
     @property
     def severity(self) -> int:
-        """The level as a number to sort by: 0 is valid."""
-        return _SEVERITY.index(self.level)
+        """That of the level."""
+        return self.level.severity
 
 
 def judge(measurement: Measurement) -> Verdict:
@@ -102,7 +108,7 @@ def mendable(verdict: Verdict) -> bool:
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
     """The verdict over several repeats: every reason that was found in any, each once."""
     found = {(r.code, r.level): r for verdict in verdicts for r in verdict.reasons}
-    ordered = sorted(found.values(), key=lambda reason: -_SEVERITY.index(reason.level))
+    ordered = sorted(found.values(), key=lambda reason: -reason.level.severity)
     return Verdict(reasons=tuple(ordered))
 
 

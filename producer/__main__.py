@@ -1,4 +1,4 @@
-"""The producer's door: `python -m producer submit-matrix | status | watch | resume | cancel`."""
+"""The producer's door: `python -m producer submit-matrix | status | watch | cancel | resume | retry`."""
 
 from __future__ import annotations
 
@@ -8,23 +8,27 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
 from farm import weights as given_weights
-from farm.errors import BadInput, FarmError, Unreachable
+from farm.errors import BadInput, FarmError, Unreachable, unknown
 from farm.settings import Settings, load
 from farm.spec import Matrix
+from farm.verdict import Level
 from producer import conduct, request, show, submit
 from producer.conduct import Desk
-from producer.progress import one_line, summary
+from producer.progress import one_line, quarantined, summary
 from producer.seats import seats
-from results_store.store import open_store
+from results_store import names
+from results_store.store import State, open_store
 
 #: Where there is no terminal there is no width to keep to.
 _WIDE = 200
+#: What `--remeasure` takes: this verdict, or a worse one.
+_LEVELS = {"suspect": Level.SUSPECT, "invalid": Level.INVALID}
 
 app = typer.Typer(
     help="Submits matrices to the farm and shows how their runs go.\n\n\b\n"
@@ -44,8 +48,13 @@ Workers = Annotated[
     int | None,
     typer.Option(min=1, help="With --local: CPU workers side by side, on processors of their own.  [default: 1]"),
 ]
-Output = Annotated[Path | None, typer.Option(help="Where benchmark_results.csv goes.  [default: results/RUN]")]
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of one, or 'latest'.")]
+Output = Annotated[
+    Path | None,
+    typer.Option(help="Where benchmark_results.csv goes.  [default: results/NAME, or results/RUN without a name]"),
+]
+RunId = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's name or id, the beginning of an id, or 'latest'.")
+]
 
 
 @app.command("submit-matrix")
@@ -93,6 +102,10 @@ def submit_matrix(
         str | None, typer.Option(metavar="HEX", help="What the sha256 of the file of weights must be.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the order of measuring.  [default: 0]")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Of the run, unique: the same name goes on with it, and refuses another matrix."),
+    ] = None,
     matrix: Annotated[Path | None, typer.Option(help="A TOML file with these flags' names as keys.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cells and end; nothing is written.")
@@ -118,6 +131,7 @@ def submit_matrix(
       python -m producer submit-matrix --optimizations baseline,amp --threads 1 --workers 2 --local --wait
       python -m producer submit-matrix --models densenet121 --optimizations baseline,compile \\
           --devices cpu,cuda --repeats 3 --wait --output-dir results/mine
+      python -m producer submit-matrix --matrix matrices/densenet121-cpu.toml --name before-upgrade --wait
       python -m producer submit-matrix --matrix matrices/densenet121-cpu.toml --dry-run
       python -m producer submit-matrix --optimizations baseline --protocol quick \\
           --set min_calls=100 --set warmup_min_calls=10 --eval-samples 64 --local
@@ -145,12 +159,14 @@ def submit_matrix(
     }
     with _explained():
         _check_workers(workers, local)
+        if name is not None:
+            names.check(name)
         asked = request.matrix(flags, matrix)
         if dry_run:
             _dry_run(asked)
             return
         settings = load()
-        submit.check_writable(output_dir or conduct.RESULTS)
+        submit.check_writable(output_dir or conduct.RESULTS / (name or ""))
         asked = submit.with_digest(asked, settings.datasets, must_exist=local)
         asked = submit.with_model_digests(asked)
         file = request.weights_file(flags, matrix)
@@ -160,6 +176,7 @@ def submit_matrix(
             asked,
             local=local,
             workers=workers,
+            name=name,
             wait=wait,
             again=again,
             require_workers=require_workers,
@@ -171,7 +188,7 @@ def submit_matrix(
 
 @app.command()
 def status(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's id, or 'latest'.")] = None,
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's name or id, or 'latest'.")] = None,
 ) -> None:
     """Show the runs and the living workers, or how one run stands.
 
@@ -190,11 +207,15 @@ def status(
             )
             return
         progress = desk.store.progress(desk.store.run(run).run_id)
-        desk.say(f"Run {progress.run_id}: {summary(progress)}")
+        desk.say(f"Run {progress.title}: {summary(progress)}")
         for label, worker, _ in progress.running:
             desk.say(f"running: {label} on {worker}")
+        for worker, reason in progress.quarantined:
+            desk.say(quarantined(worker, reason))
         for label, outcome, reason in progress.failures:
             desk.say(f"failed: {label}: {outcome}: {one_line(reason)}")
+        if progress.states.get(State.FAILED, 0):
+            desk.say(show.retry(progress))
 
 
 @app.command()
@@ -223,15 +244,40 @@ def resume(
       python -m producer resume 20260131-120000-1a2b --wait
     """
     with _explained():
-        _check_workers(workers, local)
-        settings = load()
-        submit.check_writable(output_dir or conduct.RESULTS)
-        broker_url = _broker_first(settings, local)
-        with _desk(settings) as desk:
-            if local:
-                code = conduct.resume_on_this_host(desk, run, workers or 1, output=output_dir)
-            else:
-                code = conduct.resume_in_the_farm(desk, run, broker_url, wait=wait, output=output_dir)
+        code = _gone_on(run, conduct.resumed, local, workers, wait, output_dir)
+    raise typer.Exit(code)
+
+
+@app.command()
+def retry(
+    run: RunId,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Jobs that failed, their failures counted anew.")
+    ] = False,
+    remeasure: Annotated[
+        str | None,
+        typer.Option(
+            metavar="suspect|invalid", help="Jobs whose measurement is INVALID or, with 'suspect', also SUSPECT."
+        ),
+    ] = None,
+    local: Local = False,
+    workers: Workers = None,
+    wait: Wait = False,
+    output_dir: Output = None,
+) -> None:
+    """Queue jobs of a run again that have ended. Every attempt is kept, and the mildest measurement is the result.
+
+    Verdicts are computed anew from what was measured. What was measured stays, however the next attempt ends.
+
+    \b
+    Examples:
+      python -m producer retry latest --failed --local
+      python -m producer retry nightly --remeasure suspect --wait
+      python -m producer retry latest --failed --remeasure invalid
+    """
+    with _explained():
+        again = conduct.retried(failed=failed, remeasure=_level(failed, remeasure))
+        code = _gone_on(run, again, local, workers, wait, output_dir)
     raise typer.Exit(code)
 
 
@@ -245,10 +291,11 @@ def cancel(run: RunId) -> None:
       python -m producer cancel 20260131-120000-1a2b
     """
     with _explained(), _desk(load()) as desk:
-        run_id = desk.store.run(run).run_id
-        queued, running = desk.store.cancel(run_id)
-        desk.say(f"Run {run_id}: {queued} waiting jobs cancelled, {running} running ones are being stopped.")
-        desk.say(f"Bring them back with: python -m producer resume {run_id} (with --local for an embedded farm)")
+        found = desk.store.run(run)
+        queued, running = desk.store.cancel(found.run_id)
+        desk.say(f"Run {found.title}: {queued} waiting jobs cancelled, {running} running ones are being stopped.")
+        back = f"python -m producer resume {found.handle} (with --local for an embedded farm)"
+        desk.say(f"Bring them back with: {back}")
 
 
 def main() -> NoReturn:
@@ -263,21 +310,60 @@ def _submitted(
     *,
     local: bool,
     workers: int | None,
+    name: str | None,
+    again: bool,
+    require_workers: bool,
+    wait: bool,
     output: Path | None,
     weights_file: Path | None,
-    **how: Any,
 ) -> int:
     """Everything that can be refused is looked at before the store is opened, and that before it is written."""
-    if local:
-        taken = seats(matrix, workers or 1)
-        _broker_first(settings, local)
-        _keep(matrix, weights_file, settings)
-        with _desk(settings) as desk:
-            return conduct.on_this_host(desk, matrix, taken, again=how["again"], output=output)
+    taken = seats(matrix, workers or 1) if local else []
     broker_url = _broker_first(settings, local)
-    _keep(matrix, weights_file, settings)
     with _desk(settings) as desk:
-        return conduct.in_the_farm(desk, matrix, broker_url, output=output, **how)
+        if name is not None:
+            desk.store.require_name(name, matrix, again=again)
+        _keep(matrix, weights_file, settings)
+        if local:
+            return conduct.on_this_host(desk, matrix, taken, name=name, again=again, output=output)
+        return conduct.in_the_farm(
+            desk,
+            matrix,
+            broker_url,
+            name=name,
+            again=again,
+            require_workers=require_workers,
+            wait=wait,
+            output=output,
+        )
+
+
+def _gone_on(
+    run: str, again: conduct.Again, local: bool, workers: int | None, wait: bool, output: Path | None
+) -> int:
+    """Queues jobs of a run again and, with `--local`, measures them; the exit code."""
+    _check_workers(workers, local)
+    settings = load()
+    submit.check_writable(output or conduct.RESULTS)
+    broker_url = _broker_first(settings, local)
+    with _desk(settings) as desk:
+        if local:
+            return conduct.go_on_on_this_host(desk, run, again, workers or 1, output=output)
+        return conduct.go_on_in_the_farm(desk, run, again, broker_url, wait=wait, output=output)
+
+
+def _level(failed: bool, remeasure: str | None) -> Level | None:
+    """What `--remeasure` names."""
+    if remeasure is None:
+        if not failed:
+            raise BadInput(
+                "What is to be tried again? Add --failed for jobs that failed, --remeasure suspect (or invalid) "
+                "for those whose measurement cannot be trusted, or both."
+            )
+        return None
+    if remeasure not in _LEVELS:
+        raise BadInput(f"--remeasure: {unknown('verdict', remeasure, _LEVELS)}")
+    return _LEVELS[remeasure]
 
 
 def _check_workers(workers: int | None, local: bool) -> None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from rich.console import Console, RenderableType
 
 from farm.errors import BadInput
 from farm.settings import Settings
 from farm.spec import Matrix
+from farm.verdict import Level
 from producer import local, progress, results, seats, show, submit
 from results_store.collate import collate, export
 from results_store.exporters import DEFAULT
 from results_store.store import Store
 from results_store.values import RunInfo, State, Submission
 
-#: Where a run's results go, each in a directory of its id.
+#: Where a run's results go, each in a directory of its name or its id.
 RESULTS = Path("results")
 
 
@@ -33,11 +36,16 @@ class Desk:
         self.console.print(text, markup=False, highlight=False, soft_wrap=isinstance(text, str))
 
 
+#: Queues jobs of a run again, and says so; the run as it is then.
+Again: TypeAlias = Callable[[Desk, RunInfo], RunInfo]
+
+
 def in_the_farm(
     desk: Desk,
     matrix: Matrix,
     broker_url: str,
     *,
+    name: str | None,
     again: bool,
     require_workers: bool,
     wait: bool,
@@ -46,7 +54,7 @@ def in_the_farm(
     """Submits to the workers that serve the broker; the exit code.
 
     Raises:
-        BadInput: workers are required and some are missing; then nothing is written.
+        BadInput: workers are required and some are missing, or the name is another run's; then nothing is written.
         Unreachable: the broker or the database went away.
     """
     living = desk.store.workers()
@@ -54,22 +62,25 @@ def in_the_farm(
     if missing and require_workers:
         raise BadInput("\n".join([*missing, "Nothing was submitted, because of --require-workers."]))
     environments = submit.environments_of(matrix, living)
-    submission, run = submit.submit(desk.store, matrix, again=again, environments=environments)
+    submission, run = submit.submit(desk.store, matrix, name=name, again=again, environments=environments)
     if run.finished:
         return _already(desk, run, output)
     _announce(desk, submission, run)
     return _send(desk, run, broker_url, missing, wait=wait, output=output)
 
 
-def on_this_host(desk: Desk, matrix: Matrix, taken: list[seats.Seat], *, again: bool, output: Path | None) -> int:
+def on_this_host(
+    desk: Desk, matrix: Matrix, taken: list[seats.Seat], *, name: str | None, again: bool, output: Path | None
+) -> int:
     """Measures with an embedded farm; the exit code.
 
     Raises:
-        BadInput: another embedded farm uses this data directory; then nothing is written.
+        BadInput: another embedded farm uses this data directory, or the name is another run's: nothing is written.
         FarmError: the embedded farm cannot go on.
     """
     with local.only_one(desk.settings.data_dir) as note:
-        submission, run = submit.submit(desk.store, matrix, again=again, environments=seats.environments(taken))
+        environments = seats.environments(taken)
+        submission, run = submit.submit(desk.store, matrix, name=name, again=again, environments=environments)
         if run.finished:
             return _already(desk, run, output)
         note(run.run_id)
@@ -77,24 +88,51 @@ def on_this_host(desk: Desk, matrix: Matrix, taken: list[seats.Seat], *, again: 
         return _measure_here(desk, run, taken, output)
 
 
-def resume_in_the_farm(desk: Desk, run_id: str, broker_url: str, *, wait: bool, output: Path | None) -> int:
-    """Brings back the cancelled jobs of a run and sends messages for all that wait; the exit code."""
-    run = _brought_back(desk, run_id)
+def go_on_in_the_farm(
+    desk: Desk, run_id: str, again: Again, broker_url: str, *, wait: bool, output: Path | None
+) -> int:
+    """Queues jobs of a run again and sends messages for all that wait; the exit code."""
+    run = again(desk, desk.store.run(run_id))
     if run.finished:
         return _already(desk, run, output)
     missing = submit.unserved(run.matrix, desk.store.workers())
     return _send(desk, run, broker_url, missing, wait=wait, output=output)
 
 
-def resume_on_this_host(desk: Desk, run_id: str, workers: int, *, output: Path | None) -> int:
-    """Brings back the cancelled jobs of a run and measures with an embedded farm; the exit code."""
-    taken = seats.seats(desk.store.run(run_id).matrix, workers)
+def go_on_on_this_host(desk: Desk, run_id: str, again: Again, workers: int, *, output: Path | None) -> int:
+    """Queues jobs of a run again and measures with an embedded farm; the exit code."""
+    run = desk.store.run(run_id)
+    taken = seats.seats(run.matrix, workers)
     with local.only_one(desk.settings.data_dir) as note:
-        run = _brought_back(desk, run_id)
+        run = again(desk, run)
         if run.finished:
             return _already(desk, run, output)
         note(run.run_id)
         return _measure_here(desk, run, taken, output)
+
+
+def resumed(desk: Desk, run: RunInfo) -> RunInfo:
+    """The run with its cancelled jobs queued again; says how many wait, and how many have failed."""
+    queued = desk.store.resume(run.run_id)
+    if queued:
+        desk.say(f"Run {run.title}: {queued} of {run.jobs} jobs wait to be measured.")
+    if run.states.get(State.FAILED, 0) and queued:
+        desk.say(show.retry(run))
+    return desk.store.run(run.run_id)
+
+
+def retried(*, failed: bool, remeasure: Level | None) -> Again:
+    """Queues failed jobs again, or those whose measurement has this verdict or a worse one; says how many."""
+
+    def again(desk: Desk, run: RunInfo) -> RunInfo:
+        found = desk.store.retry(run.run_id, failed=failed, remeasure=remeasure)
+        asked = [f"{found.failed} failed"] * failed
+        if remeasure is not None:
+            asked.append(f"{found.measured} {' or '.join(_as_bad_as(remeasure))}")
+        desk.say(f"Run {run.title}: jobs queued again: {', '.join(asked)}.")
+        return desk.store.run(run.run_id)
+
+    return again
 
 
 def watch(desk: Desk, run_id: str) -> int:
@@ -103,10 +141,12 @@ def watch(desk: Desk, run_id: str) -> int:
     try:
         ended = progress.show_while(desk.console, desk.store, run.run_id)
     except KeyboardInterrupt:
-        desk.say(_goes_on(run.run_id))
+        desk.say(_goes_on(run))
         raise
     desk.say(show.ending(ended))
-    desk.say(f"Results: python -m results_store collate {run.run_id}")
+    if ended.states.get(State.FAILED, 0):
+        desk.say(show.retry(ended))
+    desk.say(f"Results: python -m results_store collate {run.handle}")
     return show.exit_code(ended)
 
 
@@ -119,14 +159,14 @@ def _send(
     if missing:
         desk.say("The jobs wait until there is one.")
     if not wait:
-        desk.say(_how_to(run.run_id))
+        desk.say(_how_to(run))
         return 0
     try:
         progress.show_while(desk.console, desk.store, run.run_id)
     except KeyboardInterrupt:
-        desk.say(_goes_on(run.run_id))
+        desk.say(_goes_on(run))
         raise
-    return _hand_over(desk, run.run_id, output)
+    return _hand_over(desk, run, output)
 
 
 def _measure_here(desk: Desk, run: RunInfo, taken: list[seats.Seat], output: Path | None) -> int:
@@ -138,65 +178,65 @@ def _measure_here(desk: Desk, run: RunInfo, taken: list[seats.Seat], output: Pat
             farm.settle()
     except KeyboardInterrupt:
         desk.say("Interrupted; everything was taken down. What was measured is kept:")
-        desk.say(f"the same command goes on from there, or: python -m producer resume {run.run_id} --local")
+        desk.say(f"the same command goes on from there, or: python -m producer resume {run.handle} --local")
         raise
-    return _hand_over(desk, run.run_id, output)
+    return _hand_over(desk, run, output)
 
 
 def _already(desk: Desk, run: RunInfo, output: Path | None) -> int:
     done = run.states.get(State.DONE, 0)
+    anew = "--again" if run.name is None else "--again under another --name"
     if done == run.jobs:
         desk.say(
-            f"All {run.jobs} jobs were already measured in run {run.run_id}: 0 new attempts; "
-            "--again measures anew."
+            f"All {run.jobs} jobs were already measured in run {run.title}: 0 new attempts; {anew} measures anew."
         )
     else:
         desk.say(
-            f"Run {run.run_id} has ended already, with {done} of {run.jobs} jobs measured: 0 new attempts; "
-            "--again measures all of them anew."
+            f"Run {run.title} has ended already, with {done} of {run.jobs} jobs measured: 0 new attempts; "
+            f"{anew} measures all of them anew."
         )
-    return _hand_over(desk, run.run_id, output)
+    return _hand_over(desk, run, output)
 
 
-def _hand_over(desk: Desk, run_id: str, output: Path | None) -> int:
+def _hand_over(desk: Desk, run: RunInfo, output: Path | None) -> int:
     """Prints the results and writes the CSV and what goes with it; the CSV's path is the last line."""
-    ended = desk.store.progress(run_id)
-    collated = collate(desk.store, run_id)
-    paths = {name: export(collated, output or RESULTS / run_id, name) for name in DEFAULT}
+    ended = desk.store.progress(run.run_id)
+    collated = collate(desk.store, run.run_id)
+    paths = {name: export(collated, output or RESULTS / run.folder, name) for name in DEFAULT}
     desk.say(results.table(collated.rows))
     for note in results.notes(collated.rows):
         desk.say(note)
     desk.say(show.ending(ended))
+    if ended.states.get(State.FAILED, 0):
+        desk.say(show.retry(ended))
     desk.say(str(paths["csv"]))
     return show.exit_code(ended)
-
-
-def _brought_back(desk: Desk, run_id: str) -> RunInfo:
-    run = desk.store.run(run_id)
-    queued = desk.store.resume(run.run_id)
-    if queued:
-        desk.say(f"Run {run.run_id}: {queued} of {run.jobs} jobs wait to be measured.")
-    return desk.store.run(run.run_id)
 
 
 def _announce(desk: Desk, submission: Submission, run: RunInfo) -> None:
     cells = len(run.matrix.cells())
     if submission.created:
         jobs = progress.with_controls(f"{run.jobs} jobs", run.controls)
-        desk.say(f"Run {run.run_id}: {cells} cells, {jobs}.")
+        desk.say(f"Run {run.title}: {cells} cells, {jobs}.")
         if submission.done_already:
             desk.say(f"{submission.done_already} of them were measured before and need no new attempt.")
     else:
-        desk.say(f"Taking up run {run.run_id}: {run.states.get(State.DONE, 0)} of {run.jobs} jobs are measured.")
+        desk.say(f"Taking up run {run.title}: {run.states.get(State.DONE, 0)} of {run.jobs} jobs are measured.")
+        if run.states.get(State.FAILED, 0):
+            desk.say(show.retry(run))
 
 
-def _how_to(run_id: str) -> str:
+def _as_bad_as(level: Level) -> list[str]:
+    return [other for other in Level if other.severity >= level.severity]
+
+
+def _how_to(run: RunInfo) -> str:
     return (
-        f"See it go on:   python -m producer watch {run_id}\n"
-        f"Stop it:        python -m producer cancel {run_id}\n"
-        f"Write its CSV:  python -m results_store collate {run_id}"
+        f"See it go on:   python -m producer watch {run.handle}\n"
+        f"Stop it:        python -m producer cancel {run.handle}\n"
+        f"Write its CSV:  python -m results_store collate {run.handle}"
     )
 
 
-def _goes_on(run_id: str) -> str:
-    return f"No longer watching; run {run_id} goes on.\n{_how_to(run_id)}"
+def _goes_on(run: RunInfo) -> str:
+    return f"No longer watching; run {run.title} goes on.\n{_how_to(run)}"

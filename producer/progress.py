@@ -81,6 +81,7 @@ class PlainView:
         self._console = console
         self._said = -1
         self._failures: set[tuple[str, Outcome, str]] = set()
+        self._quarantined: tuple[tuple[str, str], ...] = ()
         self._is_away = False
         self._has_begun = False
         self._spoke_at = 0.0
@@ -103,6 +104,10 @@ class PlainView:
             if failure not in self._failures:
                 self._print(f"  failed: {label}: {outcome}: {one_line(reason)}")
         self._failures = set(progress.failures)
+        for worker, reason in progress.quarantined:
+            if (worker, reason) not in self._quarantined:
+                self._print(f"  {quarantined(worker, reason)}")
+        self._quarantined = progress.quarantined
 
     def away(self, problem: str) -> None:
         """Said once until it is back."""
@@ -141,6 +146,7 @@ def drawn(progress: Progress) -> Group:
     ]
     if progress.running:
         parts.append(_running(progress))
+    parts += [Text(quarantined(*found), style="yellow") for found in progress.quarantined]
     for label, outcome, reason in progress.failures[-_SHOWN_FAILURES:]:
         parts.append(Text(f"failed: {label}: {outcome}: {one_line(reason)}", style="red"))
     return Group(*parts)
@@ -195,6 +201,11 @@ def one_line(text: str, most: int = 300) -> str:
     """The text without line breaks, cut where it is long."""
     joined = " ".join(text.split())
     return joined if len(joined) <= most else f"{joined[: most - 1]}…"
+
+
+def quarantined(worker: str, reason: str) -> str:
+    """That a worker does nothing for now, and why."""
+    return f"{worker} is quarantined and claims nothing: {one_line(reason)}"
 
 
 def with_controls(jobs: str, controls: int) -> str:

@@ -136,6 +136,11 @@ def _changed(given: Mapping[str, Any], settings: list[str]) -> dict[str, Any]:
 def _field(path: Path, key: str) -> str:
     field = key.replace("-", "_")
     possible = [name.replace("_", "-") for name in (*LISTS, *SCALARS)]
+    if field == "name":
+        raise BadInput(
+            f"Matrix file {path}: {key!r} is no part of what is measured: one file may stand for several runs. "
+            "Take it out, and name the run with --name."
+        )
     if field not in LISTS and field not in SCALARS:
         raise BadInput(f"Matrix file {path}: {unknown('key', key, possible)}")
     return field

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from farm.measurement import Outcome
 from farm.spec import Matrix
-from producer.progress import duration, ends, with_controls
+from producer.progress import duration, ends, one_line, with_controls
 from producer.submit import seconds_of_job
 from results_store.values import Progress, RunInfo, State, WorkerInfo
 
@@ -49,17 +49,17 @@ def estimate(matrix: Matrix) -> str:
 
 def runs(found: Iterable[RunInfo]) -> Table:
     """One line per run."""
-    table = Table("run", "submitted", "jobs", "done", "waiting", "running", "failed", "cancelled", box=None)
+    columns = ("run", "name", "submitted", "jobs", "done", "waiting", "running", "failed", "cancelled")
+    table = Table(*columns, box=None)
     for run in found:
         counts = [run.states.get(state, 0) for state in _COLUMNS]
-        when = datetime.fromtimestamp(run.created_at, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
-        table.add_row(run.run_id, when, str(run.jobs), *map(str, counts))
+        table.add_row(run.run_id, run.name or "", _when(run.created_at), str(run.jobs), *map(str, counts))
     return table
 
 
 def workers(living: Iterable[WorkerInfo]) -> Table:
     """One line per worker."""
-    table = Table("worker", "device", "processors", "queues", "environment", box=None)
+    table = Table("worker", "device", "processors", "queues", "environment", "serves", box=None)
     for worker in living:
         row = (
             worker.id,
@@ -67,9 +67,20 @@ def workers(living: Iterable[WorkerInfo]) -> Table:
             str(worker.threads),
             ", ".join(worker.queues),
             worker.environment_key,
+            _serves(worker),
         )
         table.add_row(*map(Text, row))
     return table
+
+
+def _serves(worker: WorkerInfo) -> str:
+    if worker.quarantined is None or worker.quarantined_since is None:
+        return "yes"
+    return f"no, quarantined since {_when(worker.quarantined_since)}: {one_line(worker.quarantined)}"
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def ending(progress: Progress) -> str:
@@ -78,7 +89,17 @@ def ending(progress: Progress) -> str:
     cancelled = progress.states.get(State.CANCELLED, 0)
     more = f", {cancelled} cancelled" if cancelled and Outcome.CANCELLED not in progress.outcomes else ""
     jobs = with_controls(f"{progress.jobs} jobs", progress.controls)
-    return f"Run {progress.run_id}: {jobs}: {outcomes or 'nothing measured'}{more}."
+    return f"Run {progress.title}: {jobs}: {outcomes or 'nothing measured'}{more}."
+
+
+def retry(run: RunInfo | Progress) -> str:
+    """How many jobs of a run have failed, and what tries them again."""
+    failed = run.states.get(State.FAILED, 0)
+    many = "1 job has" if failed == 1 else f"{failed} jobs have"
+    return (
+        f"{many} failed. Try again: python -m producer retry {run.handle} --failed "
+        "(with --local for an embedded farm)"
+    )
 
 
 def exit_code(progress: Progress) -> int:

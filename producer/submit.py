@@ -125,18 +125,20 @@ def unserved(matrix: Matrix, workers: Iterable[WorkerInfo]) -> list[str]:
     jobs = Counter(cell.queue for cell in matrix.cells())
     sentences = []
     for name, cells in jobs.items():
-        serving = [worker for worker in living if name in worker.queues]
+        there = [worker for worker in living if name in worker.queues]
+        serving = [worker for worker in there if worker.quarantined is None]
         needed = matrix.threads or 1
         if not any(worker.threads >= needed for worker in serving):
-            sentences.append(_missing(name, cells * matrix.repeats, serving, matrix.threads))
+            broken = [worker for worker in there if worker.quarantined is not None and worker.threads >= needed]
+            sentences.append(_missing(name, cells * matrix.repeats, serving, broken, matrix.threads))
     return sentences
 
 
 def submit(
-    store: Store, matrix: Matrix, *, again: bool, environments: frozenset[str]
+    store: Store, matrix: Matrix, *, name: str | None, again: bool, environments: frozenset[str]
 ) -> tuple[Submission, RunInfo]:
     """Writes the run, or finds the one that is there already; then how it stands."""
-    submission = store.submit(matrix, again=again, environments=environments)
+    submission = store.submit(matrix, name=name, again=again, environments=environments)
     return submission, store.run(submission.run_id)
 
 
@@ -161,7 +163,9 @@ def seconds_of_job(protocol: Protocol) -> tuple[float, float]:
     return least, most
 
 
-def _missing(name: str, jobs: int, serving: list[WorkerInfo], threads: int | None) -> str:
+def _missing(
+    name: str, jobs: int, serving: list[WorkerInfo], broken: list[WorkerInfo], threads: int | None
+) -> str:
     device = name.replace("gpu", "cuda", 1)
     kind = device.partition(".")[0]
     place = (
@@ -172,4 +176,8 @@ def _missing(name: str, jobs: int, serving: list[WorkerInfo], threads: int | Non
     if serving:
         most = max(worker.threads for worker in serving)
         return f"Queue {name} ({jobs} jobs): its workers have {most} processors, {threads} are asked for. {start}"
+    if broken:
+        reasons = ", ".join(f"{worker.id} is quarantined: {worker.quarantined}" for worker in broken)
+        unserved = f"Queue {name} ({jobs} jobs): no living worker serves it; {reasons}."
+        return f"{unserved} It comes back when its device computes. {start}"
     return f"Queue {name} ({jobs} jobs): no living worker serves it. {start}"

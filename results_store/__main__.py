@@ -50,7 +50,9 @@ app = typer.Typer(
 def collate(
     run: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN]", help="A run's id, the beginning of one, or 'latest'.  [default: latest]"),
+        typer.Argument(
+            metavar="[RUN]", help="A run's name or id, the beginning of an id, or 'latest'.  [default: latest]"
+        ),
     ] = None,
     format: Annotated[
         str,
@@ -60,7 +62,7 @@ def collate(
         Path | None,
         typer.Option(
             help="The folder to write into; with --watch, one that gets a folder for each run.  "
-            "[default: results/RUN; with --watch: results]"
+            "[default: results/RUN, or results/NAME; with --watch: results]"
         ),
     ] = None,
     watch: Annotated[
@@ -105,7 +107,7 @@ def collate(
 
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="The reference: a run's id, its beginning, or 'latest'.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="The reference: a run's name or id, or 'latest'.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The candidate, which may be faster or slower than A.")],
     max_regression: Annotated[
         float, typer.Option(metavar="PERCENT", min=0, help="Slowdowns up to this are no regression.")
@@ -155,7 +157,7 @@ def runs() -> None:
         for run in store.runs():
             when = datetime.fromtimestamp(run.created_at, UTC).isoformat(sep=" ", timespec="seconds")
             states = ", ".join(f"{count} {state}" for state, count in sorted(run.states.items()))
-            typer.echo(f"{run.run_id}  {when}  {states}")
+            typer.echo("  ".join(filter(None, (run.run_id, run.name, when, states))))
 
 
 @app.command()
@@ -189,10 +191,10 @@ def _formats(text: str) -> tuple[str, ...]:
 
 def _collate(asked: str, formats: tuple[str, ...], output_dir: Path | None) -> None:
     with _opened() as store:
-        run_id = store.run(asked).run_id
-        collated = rows_of(store, run_id)
+        run = store.run(asked)
+        collated = rows_of(store, run.run_id)
         for name in formats:
-            typer.echo(export(collated, output_dir or RESULTS / run_id, name))
+            typer.echo(export(collated, output_dir or RESULTS / run.folder, name))
 
 
 def _show(report: Report, max_regression: float, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -10,13 +11,14 @@ import sqlalchemy as sa
 
 from farm.errors import FarmError
 from farm.measurement import Outcome
-from farm.spec import Cell, JobSpec
+from farm.spec import Cell, JobSpec, stored
 from results_store import keeping, records
 from results_store.clock import now
 from results_store.schema import attempts, cells, is_open, is_running, jobs, results, workers
 from results_store.values import (
     ALIVE_S,
     MAX_FAILURES,
+    MAX_HAND_BACKS,
     MAX_LOSSES,
     Claim,
     Ending,
@@ -30,6 +32,8 @@ _Row: TypeAlias = Any
 
 _VANISHED = "the worker vanished: its lease ended without a renewal"
 _ADOPT_AT_ONCE = 1000
+#: So often an attempt at a job may end in each way; then the job has failed.
+_MOST = {"failures": MAX_FAILURES, "losses": MAX_LOSSES, "hand_backs": MAX_HAND_BACKS}
 
 
 class _Rebound(Exception):
@@ -37,8 +41,10 @@ class _Rebound(Exception):
 
 
 def claim(connection: sa.Connection, worker_id: str, job_id: str | None, lease_s: float) -> Claim | None:
-    """The job named or else the next one for this worker, now its; None where there is none."""
+    """The job named or else the next one for this worker, now its; None where there is none, or in quarantine."""
     worker = _seen(connection, worker_id)
+    if worker.quarantined is not None:
+        return None
     while True:
         try:
             # a savepoint: giving a job back must not undo the transaction, only its own steps
@@ -76,7 +82,7 @@ def finish(connection: sa.Connection, claim: Claim, ending: Ending) -> bool:
     if ours and _is_to_be_measured_again(job, claim, ending):
         _measure_again(connection, claim.job_id)
     elif ours:
-        _follow(connection, claim.job_id, ending.outcome, ending.reason)
+        _follow(connection, claim.job_id, ending.outcome, ending.reason, handed_back=ending.handed_back)
         if not keeping.settle(connection, claim.job_id) and ending.outcome.is_result:
             keeping.write_result(connection, claim.job_id, claim.attempt_id)
     return ours
@@ -142,6 +148,7 @@ class _Worker:
     queues: tuple[str, ...]
     threads: int
     environment_key: str
+    quarantined: str | None
 
 
 def _touch(connection: sa.Connection, worker_id: str) -> None:
@@ -153,12 +160,18 @@ def _seen(connection: sa.Connection, worker_id: str) -> _Worker:
         sa.update(workers)
         .where(workers.c.worker_id == worker_id)
         .values(last_seen=now(), left_at=None)
-        .returning(workers.c.queues, workers.c.threads, workers.c.environment_key)
+        .returning(workers.c.queues, workers.c.threads, workers.c.environment_key, workers.c.quarantined)
     ).one_or_none()
     if found is None:
         raise FarmError(f"Worker {worker_id!r} is not registered in this store: register it first.")
     queues = tuple(json.loads(found.queues))
-    return _Worker(id=worker_id, queues=queues, threads=found.threads, environment_key=found.environment_key)
+    return _Worker(
+        id=worker_id,
+        queues=queues,
+        threads=found.threads,
+        environment_key=found.environment_key,
+        quarantined=found.quarantined,
+    )
 
 
 def _claim(connection: sa.Connection, worker: _Worker, job_id: str | None, lease_s: float) -> Claim | None:
@@ -235,6 +248,7 @@ def _bindable(worker: _Worker) -> sa.ColumnElement[bool]:
         workers.c.environment_key == cells.c.environment_key,
         workers.c.last_seen > now() - ALIVE_S,
         workers.c.left_at.is_(None),
+        workers.c.quarantined.is_(None),
     )
     bound = cells.c.environment_key
     return sa.or_(bound.is_(None), bound == worker.environment_key, sa.not_(alive.correlate(cells)))
@@ -278,7 +292,7 @@ def _start_attempt(connection: sa.Connection, worker: _Worker, job: _Row) -> Cla
 def _spec(connection: sa.Connection, job: _Row) -> JobSpec:
     place = (cells.c.run_number == job.run_number, cells.c.ordinal == job.cell_ordinal)
     text = connection.execute(sa.select(cells.c.spec).where(*place)).scalar_one()
-    return records.job_spec(Cell.model_validate_json(text), job.repeat)
+    return records.job_spec(stored(Cell, text), job.repeat)
 
 
 # ---- ending
@@ -335,24 +349,31 @@ def _measure_again(connection: sa.Connection, job_id: str) -> None:
     )
 
 
-def _follow(connection: sa.Connection, job_id: str, outcome: Outcome, reason: str) -> State:
+def _follow(
+    connection: sa.Connection, job_id: str, outcome: Outcome, reason: str, *, handed_back: bool = False
+) -> State:
     """What follows for a job from how its attempt ended."""
     job = connection.execute(sa.select(jobs).where(jobs.c.job_id == job_id)).one()
-    failures = job.failures + (outcome in (Outcome.CRASHED, Outcome.TIMEOUT))
-    losses = job.losses + (outcome is Outcome.LOST)
-    state = _next_state(outcome, failures, losses, job.cancel_requested)
+    failed = outcome in (Outcome.CRASHED, Outcome.TIMEOUT)
+    counts = {
+        "failures": job.failures + (failed and not handed_back),
+        "losses": job.losses + (outcome is Outcome.LOST),
+        "hand_backs": job.hand_backs + handed_back,
+    }
+    state = _next_state(outcome, counts, job.cancel_requested)
     if state is State.FAILED and outcome is not Outcome.ERROR:
-        reason = f"given up after {failures if outcome is not Outcome.LOST else losses} attempts: {reason}"
+        reason = f"given up after {_given_up_after(outcome, counts, handed_back)}: {reason}"
     connection.execute(
         sa.update(jobs)
         .where(jobs.c.job_id == job_id)
-        .values(state=state, failures=failures, losses=losses, lease_until=None, worker_id=None)
-        .values(outcome=outcome, reason=records.clean(reason))
+        .values(
+            state=state, lease_until=None, worker_id=None, outcome=outcome, reason=records.clean(reason), **counts
+        )
     )
     return state
 
 
-def _next_state(outcome: Outcome, failures: int, losses: int, cancel_requested: bool) -> State:
+def _next_state(outcome: Outcome, counts: Mapping[str, int], cancel_requested: bool) -> State:
     if outcome.is_result:
         return State.DONE
     if outcome is Outcome.ERROR:
@@ -360,7 +381,13 @@ def _next_state(outcome: Outcome, failures: int, losses: int, cancel_requested: 
     if cancel_requested:
         return State.CANCELLED
     # cancelled, but the user took that back meanwhile: it is simply still to do
-    return State.FAILED if failures >= MAX_FAILURES or losses >= MAX_LOSSES else State.QUEUED
+    return State.FAILED if any(counts[name] >= most for name, most in _MOST.items()) else State.QUEUED
+
+
+def _given_up_after(outcome: Outcome, counts: Mapping[str, int], handed_back: bool) -> str:
+    if handed_back:
+        return f"{counts['hand_backs']} attempts, each of which left a device that failed its probe"
+    return f"{counts['losses' if outcome is Outcome.LOST else 'failures']} attempts"
 
 
 def _queued_or_cancelled() -> sa.ColumnElement[str]:

@@ -308,7 +308,9 @@ def _is_own(result: JobResult) -> bool:
 
 def _outcome(results: list[JobResult]) -> str:
     """The best that any repeat came to."""
-    ended = {str(r.outcome) for r in results if r.state in (State.DONE, State.FAILED)}
+    # what is being measured again has been measured
+    kept = {str(Outcome.OK) for r in results if r.measurement is not None}
+    ended = kept | {str(r.outcome) for r in results if r.state in (State.DONE, State.FAILED)}
     for outcome in Outcome:
         if outcome.is_result and outcome in ended:
             return str(outcome)

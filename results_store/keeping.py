@@ -17,11 +17,14 @@ from results_store.values import State
 def best(connection: sa.Connection, job_id: str) -> str | None:
     """The attempt with a job's best measurement: of the mildest verdict, and of those the latest; None without.
 
-    Judged anew, because rules may have changed since it was measured.
+    One of its own attempts, or the one that it had adopted before it was measured itself. Judged anew, because
+    rules may have changed since it was measured.
     """
     measured = (attempts.c.job_id == job_id, attempts.c.outcome == Outcome.OK, sa.not_(attempts.c.stale))
     latest_first = sa.select(attempts.c.attempt_id).where(*measured).order_by(attempts.c.fence.desc())
-    kept = connection.scalars(latest_first).all()
+    own = connection.scalars(latest_first).all()
+    result = sa.select(results.c.attempt_id).where(results.c.job_id == job_id, results.c.outcome == Outcome.OK)
+    kept = list(dict.fromkeys([*own, *connection.scalars(result)]))
     if len(kept) < 2:
         return next(iter(kept), None)
     return str(min(kept, key=partial(_severity, connection)))  # the first of equals
@@ -48,7 +51,7 @@ def settle(connection: sa.Connection, job_id: str) -> bool:
 
 
 def write_result(connection: sa.Connection, job_id: str, attempt_id: str) -> None:
-    """Makes an attempt the result of a job: its own, or another job's of the same key."""
+    """Makes an attempt a job's result, in the place of what it had: its own, or another job's of the same key."""
     made = sa.select(
         sa.literal(job_id),
         attempts.c.attempt_id,
@@ -57,6 +60,7 @@ def write_result(connection: sa.Connection, job_id: str, attempt_id: str) -> Non
         attempts.c.outcome,
         now(),
     ).where(attempts.c.attempt_id == attempt_id)
+    connection.execute(sa.delete(results).where(results.c.job_id == job_id))
     columns = ["job_id", "attempt_id", "key", "environment_key", "outcome", "recorded_at"]
     connection.execute(sa.insert(results).from_select(columns, made))
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from farm.errors import BadInput, unknown
 from farm.measurement import Outcome, Profile
-from farm.spec import Cell
+from farm.spec import Cell, stored
 from results_store import records
 from results_store.claiming import claimable as is_claimable
 from results_store.clock import now
@@ -32,7 +32,7 @@ _MAX_FAILURES_SHOWN = 100
 
 
 def run_number(connection: sa.Connection, asked: str) -> int:
-    """The run of this id, of the only id that begins so, or the `latest`.
+    """The run of this name or id, of the only id that begins so, or the `latest`.
 
     Raises:
         BadInput: no such run, or several; the nearest is named.
@@ -42,8 +42,11 @@ def run_number(connection: sa.Connection, asked: str) -> int:
         if newest is None:
             raise BadInput("There is no run yet. Submit one: python -m producer submit-matrix --help")
         return int(newest)
-    known = {row.run_id: row.number for row in connection.execute(sa.select(runs.c.run_id, runs.c.number))}
-    fitting = [asked] if asked in known else [run_id for run_id in known if asked and run_id.startswith(asked)]
+    rows = connection.execute(sa.select(runs.c.run_id, runs.c.name, runs.c.number)).all()
+    known = {row.run_id: row.number for row in rows} | {row.name: row.number for row in rows if row.name}
+    # no name begins as an id does
+    ids = [row.run_id for row in rows]
+    fitting = [asked] if asked in known else [run_id for run_id in ids if asked and run_id.startswith(asked)]
     if len(fitting) > 1:
         raise BadInput(f"Run {asked!r} may be any of {', '.join(sorted(fitting))}: write more of it.")
     if not fitting:
@@ -59,6 +62,7 @@ def all_runs(connection: sa.Connection, number: int | None = None) -> list[RunIn
     return [
         RunInfo(
             run_id=row.run_id,
+            name=row.name,
             created_at=row.created_at,
             again=row.again,
             matrix_json=row.matrix,
@@ -71,9 +75,11 @@ def all_runs(connection: sa.Connection, number: int | None = None) -> list[RunIn
 
 def ended_runs(connection: sa.Connection) -> list[EndedRun]:
     """The runs without a job to do, oldest first. Asks the index for one job of each run, and counts none."""
-    query = sa.select(runs.c.run_id, _begun_at().label("begun_at")).where(sa.not_(_has(is_open(jobs))))
+    query = sa.select(runs.c.run_id, runs.c.name, _begun_at().label("begun_at")).where(
+        sa.not_(_has(is_open(jobs)))
+    )
     rows = connection.execute(query.order_by(runs.c.number))
-    return [EndedRun(run_id=row.run_id, begun_at=row.begun_at) for row in rows]
+    return [EndedRun(run_id=row.run_id, name=row.name, begun_at=row.begun_at) for row in rows]
 
 
 def tally(connection: sa.Connection) -> Tally:
@@ -92,7 +98,8 @@ def tally(connection: sa.Connection) -> Tally:
         waiting=dict(waiting),
         oldest_waiting_s=max(0.0, oldest_s or 0.0),
         attempts=_attempt_counts(connection),
-        workers=_worker_counts(connection),
+        workers=_worker_counts(connection, quarantined=False),
+        quarantined=_worker_counts(connection, quarantined=True),
         open_runs=open_runs,
         ended_runs=all_runs - open_runs,
     )
@@ -112,6 +119,7 @@ def progress(connection: sa.Connection, number: int) -> Progress:
     remeasured = sa.select(sa.func.coalesce(sa.func.sum(jobs.c.remeasured), 0)).where(of_run)
     return Progress(
         run_id=run.run_id,
+        name=run.name,
         states=run.states,
         control_states=run.control_states,
         outcomes={Outcome(outcome): count for outcome, count in connection.execute(outcomes)},
@@ -123,6 +131,7 @@ def progress(connection: sa.Connection, number: int) -> Progress:
         now=clock,
         seconds_per_job=mean,
         remeasured=connection.execute(remeasured).scalar_one(),
+        quarantined=_quarantined(connection, number),
     )
 
 
@@ -130,6 +139,14 @@ def all_workers(connection: sa.Connection, alive_only: bool) -> list[WorkerInfo]
     """The workers, by id."""
     query = sa.select(workers).where(*([_is_alive()] if alive_only else [])).order_by(workers.c.worker_id)
     return [records.worker(row) for row in connection.execute(query)]
+
+
+def quarantined(connection: sa.Connection, worker_id: str) -> str | None:
+    """Why a worker is quarantined; None where it is not."""
+    reason: str | None = connection.scalar(
+        sa.select(workers.c.quarantined).where(workers.c.worker_id == worker_id)
+    )
+    return reason
 
 
 def claimable(connection: sa.Connection, number: int | None, limit: int) -> dict[str, list[str]]:
@@ -196,7 +213,7 @@ def _job_result(row: sa.Row[Any]) -> JobResult:
     return JobResult(
         job_id=row.job_id,
         run_id=records.run_id_of(row.job_id),
-        spec=records.job_spec(Cell.model_validate_json(row.spec), row.repeat),
+        spec=records.job_spec(stored(Cell, row.spec), row.repeat),
         cell_ordinal=row.cell_ordinal,
         state=State(row.state),
         outcome=Outcome(row.outcome) if row.outcome else None,
@@ -243,8 +260,10 @@ def _attempt_counts(connection: sa.Connection) -> dict[Outcome, int]:
     return {outcome: counted.get(outcome, 0) for outcome in Outcome}
 
 
-def _worker_counts(connection: sa.Connection) -> dict[tuple[str, str], int]:
-    query = sa.select(workers.c.device_kind, workers.c.queues).where(_is_alive())
+def _worker_counts(connection: sa.Connection, quarantined: bool) -> dict[tuple[str, str], int]:
+    """Living workers by (kind of device, queue): those that are quarantined, or the others."""
+    which = workers.c.quarantined.is_not(None) if quarantined else workers.c.quarantined.is_(None)
+    query = sa.select(workers.c.device_kind, workers.c.queues).where(_is_alive(), which)
     places = ((row.device_kind, queue) for row in connection.execute(query) for queue in json.loads(row.queues))
     return dict(Counter(places))
 
@@ -318,10 +337,22 @@ def _failures(connection: sa.Connection, number: int) -> tuple[tuple[str, Outcom
     return tuple((_label(row), Outcome(row.outcome), row.reason) for row in connection.execute(query))
 
 
+def _quarantined(connection: sa.Connection, number: int) -> tuple[tuple[str, str], ...]:
+    """Living workers in quarantine that would serve what is left of a run, and why."""
+    there = sa.select(workers.c.worker_id, workers.c.queues, workers.c.quarantined)
+    there = there.where(_is_alive(), workers.c.quarantined.is_not(None)).order_by(workers.c.worker_id)
+    found = connection.execute(there).all()
+    if not found:
+        return ()
+    left = sa.select(jobs.c.queue).where(jobs.c.run_number == number, is_open(jobs)).distinct()
+    queues = set(connection.scalars(left))
+    return tuple((row.worker_id, row.quarantined) for row in found if queues & set(json.loads(row.queues)))
+
+
 def _control_label(row: Any) -> str:
     """Controls are counted from 1 already."""
-    return f"control {label(records.job_spec(Cell.model_validate_json(row.spec), row.repeat - 1))}"
+    return f"control {label(records.job_spec(stored(Cell, row.spec), row.repeat - 1))}"
 
 
 def _label(row: Any) -> str:
-    return label(records.job_spec(Cell.model_validate_json(row.spec), row.repeat))
+    return label(records.job_spec(stored(Cell, row.spec), row.repeat))

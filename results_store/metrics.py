@@ -69,9 +69,15 @@ def _gauges(found: Tally) -> Iterator[Metric]:
     yield _gauge("farm_jobs_waiting", "Queued jobs by queue.", ["queue"], _by_one(found.waiting))
     yield _gauge(
         "farm_workers_alive",
-        "Living workers; one that serves two queues is in both.",
+        "Living workers that are not quarantined; one that serves two queues is in both.",
         ["device_kind", "queue"],
         found.workers.items(),
+    )
+    yield _gauge(
+        "farm_workers_quarantined",
+        "Living workers whose device failed its probe; they claim nothing.",
+        ["device_kind", "queue"],
+        found.quarantined.items(),
     )
     yield GaugeMetricFamily(
         "farm_oldest_waiting_seconds",

@@ -11,7 +11,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from farm.measurement import Environment, Measurement, Profile, Samples
-from farm.spec import Cell, JobSpec
+from farm.spec import Cell, JobSpec, completed
 from results_store.values import MAX_LOG_BYTES, MAX_REASON_CHARS, Ending, WorkerInfo
 
 _INT64 = np.dtype("<i8")
@@ -81,6 +81,7 @@ def measurement(
     if text is None:
         return None
     fields = json.loads(text)
+    fields["spec"] = completed(fields["spec"])
     fields["samples"] = {"device_ns": unpacked(device_ns), "end_to_end_ns": unpacked(end_to_end_ns)}
     if fields.get("control") is not None:
         fields["control"]["device_ns"] = unpacked(control_ns)
@@ -124,6 +125,7 @@ def worker_row(worker: WorkerInfo) -> dict[str, Any]:
         "threads": worker.threads,
         "environment_key": worker.environment_key,
         "environment": worker.environment.model_dump_json(),
+        "quarantined": worker.quarantined,
     }
 
 
@@ -141,4 +143,6 @@ def worker(row: sa.Row[Any]) -> WorkerInfo:
         environment_key=row.environment_key,
         environment=Environment.model_validate_json(row.environment),
         last_seen=row.last_seen,
+        quarantined=row.quarantined,
+        quarantined_since=row.quarantined_since,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 #: The migration that these tables agree with.
-REVISION = "0003"
+REVISION = "0004"
 
 metadata = sa.MetaData(
     naming_convention={
@@ -22,11 +22,13 @@ runs = sa.Table(
     #: Order of creation; jobs are claimed in it.
     sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("run_id", sa.Text, nullable=False, unique=True),
+    #: Chosen by the user; null where none was.
+    sa.Column("name", sa.Text, index=True, unique=True),
     sa.Column("matrix_key", sa.Text, nullable=False, index=True),
     sa.Column("matrix", sa.Text, nullable=False),
     sa.Column("again", sa.Boolean, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
-    #: When cancelled jobs were last queued again: an ended run changes in no other way.
+    #: When jobs that had ended were last queued again: an ended run changes in no other way.
     sa.Column("resumed_at", sa.Double),
 )
 
@@ -64,6 +66,8 @@ jobs = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
     sa.Column("losses", sa.Integer, nullable=False, server_default="0"),
+    #: Attempts after which the device failed its probe: no failures of the job, unless it happens again and again.
+    sa.Column("hand_backs", sa.Integer, nullable=False, server_default="0"),
     #: Measurements that were made again because others or the host had spoilt them.
     sa.Column("remeasured", sa.Integer, nullable=False, server_default="0"),
     sa.Column("lease_until", sa.Double),
@@ -120,6 +124,9 @@ workers = sa.Table(
     sa.Column("environment_key", sa.Text, nullable=False, index=True),
     sa.Column("environment", sa.Text, nullable=False),
     sa.Column("last_seen", sa.Double, nullable=False),
+    #: Why its device is not used, and since when; null where it is.
+    sa.Column("quarantined", sa.Text),
+    sa.Column("quarantined_since", sa.Double),
     #: When it said goodbye; null while it serves.
     sa.Column("left_at", sa.Double),
 )

@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from farm.measurement import Profile
 from farm.spec import Matrix
+from farm.verdict import Level, judge
 from results_store import claiming, looking, records, submitting
 from results_store.clock import now
 from results_store.database import Database, make_directory
@@ -24,6 +25,7 @@ from results_store.values import (
     Lease,
     Progress,
     Reconciled,
+    Retried,
     RunInfo,
     State,
     Submission,
@@ -39,6 +41,7 @@ __all__ = [
     "Lease",
     "Progress",
     "Reconciled",
+    "Retried",
     "RunInfo",
     "State",
     "Store",
@@ -89,23 +92,63 @@ class Store:
     # ---- submitting
 
     def submit(
-        self, matrix: Matrix, *, again: bool = False, environments: frozenset[str] = frozenset()
+        self,
+        matrix: Matrix,
+        *,
+        again: bool = False,
+        environments: frozenset[str] = frozenset(),
+        name: str | None = None,
     ) -> Submission:
         """A run of this matrix: a run of an equal one that stands for it, or else a new one.
 
         An unfinished run is taken up; jobs of it that were cancelled stay so until `resume`. A finished one
-        stands where none of its jobs was cancelled and its results are of these environment classes.
+        stands where none of its jobs was cancelled and its results are of these environment classes. With a
+        name, the run of that name stands for its matrix, however it ended, and no other does.
 
         Args:
             matrix: what to measure.
             again: always a new run, whose jobs adopt no result.
             environments: classes of the workers that would serve it; empty where unknown.
+            name: of the run, unique in the store.
+
+        Raises:
+            BadInput: as `require_name`; nothing is written.
         """
-        return self._database.transact(submitting.submit, matrix, again, environments)
+        return self._database.transact(submitting.submit, matrix, again, environments, name)
+
+    def require_name(self, name: str, matrix: Matrix, *, again: bool = False) -> None:
+        """Passes where `submit` would take this name.
+
+        Raises:
+            BadInput: no run can have it, or its run is of another matrix, or is there and shall be measured again.
+        """
+        with self._database.reading() as connection:
+            submitting.named(connection, name, matrix, again)
 
     def resume(self, run_id: str) -> int:
         """Cancelled jobs of the run are queued again; returns how many jobs are queued now."""
         return self._database.transact(submitting.resume, self._number(run_id))
+
+    def retry(self, run_id: str, *, failed: bool = False, remeasure: Level | None = None) -> Retried:
+        """Queues jobs of the run's matrix again that have ended; every attempt of theirs is kept.
+
+        What was measured stays the result until something milder is: no later end takes it away.
+
+        Args:
+            run_id: the run.
+            failed: those that failed; their failures are counted anew.
+            remeasure: those whose measurement has this verdict, judged now, or a worse one.
+        """
+        number = self._number(run_id)
+        doubted = [] if remeasure is None else list(self._doubted(run_id, remeasure))
+        return self._database.transact(submitting.retry, number, failed, doubted)
+
+    def _doubted(self, run_id: str, level: Level) -> Iterator[str]:
+        """The jobs done whose measurement is as bad as this; few measurements are in memory at once."""
+        for result in self.results(run_id):
+            found = result.measurement if result.state is State.DONE else None
+            if found is not None and judge(found).severity >= level.severity:
+                yield result.job_id
 
     def cancel(self, run_id: str) -> tuple[int, int]:
         """Cancels what is queued and flags what runs: (how many cancelled, how many flagged)."""
@@ -120,12 +163,12 @@ class Store:
     # ---- working
 
     def register(self, worker: WorkerInfo) -> None:
-        """Makes a worker known, or known anew, and alive."""
-        row = records.worker_row(worker)
+        """Makes a worker known, or known anew, and alive; quarantined where its `quarantined` says why."""
+        since = None if worker.quarantined is None else now()
+        row = {**records.worker_row(worker), "last_seen": now(), "left_at": None, "quarantined_since": since}
         with self._database.writing() as connection:
-            insert = _insert(connection, workers).values(**row, last_seen=now(), left_at=None)
-            anew = {**row, "last_seen": now(), "left_at": None}
-            connection.execute(insert.on_conflict_do_update(index_elements=["worker_id"], set_=anew))
+            insert = _insert(connection, workers).values(**row)
+            connection.execute(insert.on_conflict_do_update(index_elements=["worker_id"], set_=row))
 
     def heartbeat(self, worker_id: str) -> None:
         """Says that a registered worker lives."""
@@ -136,6 +179,31 @@ class Store:
         gone = sa.update(workers).where(workers.c.worker_id == worker_id).values(left_at=now())
         with self._database.writing() as connection:
             connection.execute(gone)
+
+    def quarantine(self, worker_id: str, reason: str) -> bool:
+        """A worker's device cannot be trusted: until `recover` it claims nothing and counts as serving nothing.
+
+        Returns:
+            Whether that is news: it was not quarantined, or for another reason.
+        """
+        this = workers.c.worker_id == worker_id
+        why = records.clean(reason)
+        with self._database.writing() as connection:
+            before = connection.scalar(sa.select(workers.c.quarantined).where(this))
+            since = sa.func.coalesce(workers.c.quarantined_since, now())
+            connection.execute(sa.update(workers).where(this).values(quarantined=why, quarantined_since=since))
+            return bool(before != why)
+
+    def recover(self, worker_id: str) -> None:
+        """A worker's device computes again."""
+        this = workers.c.worker_id == worker_id
+        with self._database.writing() as connection:
+            connection.execute(sa.update(workers).where(this).values(quarantined=None, quarantined_since=None))
+
+    def quarantined(self, worker_id: str) -> str | None:
+        """Why a worker is quarantined; None where it is not."""
+        with self._database.reading() as connection:
+            return looking.quarantined(connection, worker_id)
 
     def adopt(self, worker_id: str) -> int:
         """Ends, without an attempt, jobs on the worker's queues whose result its class already has.
@@ -194,7 +262,7 @@ class Store:
             return looking.all_runs(connection)
 
     def run(self, run_id: str) -> RunInfo:
-        """The run of this id, of the only id that begins so, or the `latest`.
+        """The run of this name or id, of the only id that begins so, or the `latest`.
 
         Raises:
             BadInput: no such run.

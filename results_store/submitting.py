@@ -1,31 +1,44 @@
-"""How runs begin and are stopped: submit, resume and cancel, each in one transaction."""
+"""How runs begin, stop and go on: submit, cancel, resume and retry, each in one transaction."""
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
 
+from farm.errors import BadInput
 from farm.spec import Matrix
-from results_store import keeping, records
+from results_store import keeping, names, records
 from results_store.clock import now
 from results_store.schema import cells, is_of_matrix, is_open, is_running, jobs, results, runs
-from results_store.values import State, Submission
+from results_store.values import Retried, State, Submission
 
 _ROWS_AT_ONCE = 5000
+#: SQLite takes no more parameters than 32,766 in a statement.
+_IDS_AT_ONCE = 5000
 
 
-def submit(connection: sa.Connection, matrix: Matrix, again: bool, environments: frozenset[str]) -> Submission:
-    """A new run of the matrix, or one of an equal matrix that already stands for it."""
-    _take_turns(connection, matrix.key)
-    number = None if again else _standing(connection, matrix.key, environments)
+def submit(
+    connection: sa.Connection, matrix: Matrix, again: bool, environments: frozenset[str], name: str | None
+) -> Submission:
+    """A new run of the matrix, or one of an equal matrix that already stands for it; with a name, the one of that.
+
+    Raises:
+        BadInput: the name's run is of another matrix, or shall be measured again.
+    """
+    _take_turns(connection, matrix.key, name)
+    if name is not None:
+        number = named(connection, name, matrix, again)
+    else:
+        number = None if again else _standing(connection, matrix.key, environments)
     created = number is None
     if number is None:
-        number = _create(connection, matrix, again)
+        number = _create(connection, matrix, again, name)
     run_id = connection.execute(sa.select(runs.c.run_id).where(runs.c.number == number)).scalar_one()
     return Submission(
         run_id=run_id,
@@ -33,6 +46,32 @@ def submit(connection: sa.Connection, matrix: Matrix, again: bool, environments:
         done_already=0 if again else _done(connection, number, created, environments),
         jobs=_count(connection, number, is_of_matrix(number)),
     )
+
+
+def named(connection: sa.Connection, name: str, matrix: Matrix, again: bool) -> int | None:
+    """The run of this name, which is of this very matrix; None where there is none yet.
+
+    Raises:
+        BadInput: it is of another matrix, or shall be measured again; says how they differ, and the ways out.
+    """
+    names.check(name)
+    found = connection.execute(sa.select(runs).where(runs.c.name == name)).one_or_none()
+    if found is None:
+        return None
+    title = names.title(found.run_id, name)
+    if again:
+        raise BadInput(
+            f"Run {title} is there already: --again cannot measure it anew under its name. Nothing was submitted. "
+            f"Two ways out: another --name; or `python -m producer retry {name}` with --failed or --remeasure, "
+            "which queues some of its jobs again."
+        )
+    if differences := names.differences(found.matrix, matrix):
+        raise BadInput(
+            f"Run {title} was submitted with another matrix (its own -> the one asked for):\n"
+            + "".join(f"  {line}\n" for line in differences)
+            + "Nothing was submitted. Two ways out: another --name, or the matrix as it was."
+        )
+    return int(found.number)
 
 
 def resume(connection: sa.Connection, number: int) -> int:
@@ -47,8 +86,35 @@ def resume(connection: sa.Connection, number: int) -> int:
         .values(state=State.QUEUED, cancel_requested=False, outcome=None, reason="")
     )
     if again.rowcount:
-        connection.execute(sa.update(runs).where(runs.c.number == number).values(resumed_at=now()))
+        _begin_anew(connection, number)
     return _count(connection, number, jobs.c.state == State.QUEUED, is_of_matrix(number))
+
+
+def retry(connection: sa.Connection, number: int, failed: bool, measured: Sequence[str]) -> Retried:
+    """Queues jobs of the matrix again that have ended: those that failed, and these that were measured.
+
+    Their failures are counted anew, their attempts are kept, and so is what was measured, as the result until
+    something milder is.
+    """
+    _hold(connection, number)
+    again = {"state": State.QUEUED, "cancel_requested": False, "failures": 0, "losses": 0, "hand_backs": 0}
+    of_run = (jobs.c.run_number == number, is_of_matrix(number))
+    failures = measurements = 0
+    if failed:
+        update = sa.update(jobs).where(*of_run, jobs.c.state == State.FAILED)
+        failures = connection.execute(update.values(**again, outcome=None, reason="")).rowcount
+    for first in range(0, len(measured), _IDS_AT_ONCE):
+        these = jobs.c.job_id.in_(measured[first : first + _IDS_AT_ONCE])
+        update = sa.update(jobs).where(*of_run, these, jobs.c.state == State.DONE)
+        measurements += connection.execute(update.values(**again, remeasured=jobs.c.remeasured + 1)).rowcount
+    if failures or measurements:
+        _begin_anew(connection, number)
+    return Retried(failed=failures, measured=measurements)
+
+
+def _begin_anew(connection: sa.Connection, number: int) -> None:
+    """The run has ended once, and will end again."""
+    connection.execute(sa.update(runs).where(runs.c.number == number).values(resumed_at=now()))
 
 
 def cancel(connection: sa.Connection, number: int) -> tuple[int, int]:
@@ -69,10 +135,17 @@ def _hold(connection: sa.Connection, number: int) -> None:
     connection.execute(sa.select(runs.c.number).where(runs.c.number == number).with_for_update())
 
 
-def _take_turns(connection: sa.Connection, key: str) -> None:
-    """Two submissions of equal matrices at once must become one run. SQLite's write lock does that already."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(int(key[:15], 16))))
+def _take_turns(connection: sa.Connection, key: str, name: str | None) -> None:
+    """Two submissions of equal matrices, or of one name, at once must become one run.
+
+    SQLite's write lock does that already.
+    """
+    if connection.dialect.name != "postgresql":
+        return
+    by_name = [] if name is None else [hashlib.sha256(name.encode()).hexdigest()]
+    # always in this order, so that nobody waits in a circle
+    for what in (*by_name, key):
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(int(what[:15], 16))))
 
 
 def _standing(connection: sa.Connection, key: str, environments: frozenset[str]) -> int | None:
@@ -112,12 +185,12 @@ def _done(connection: sa.Connection, number: int, created: bool, environments: f
     return _count(connection, number, jobs.c.adoptable, known.correlate(jobs)) if environments else 0
 
 
-def _create(connection: sa.Connection, matrix: Matrix, again: bool) -> int:
+def _create(connection: sa.Connection, matrix: Matrix, again: bool, name: str | None) -> int:
     created_at = float(connection.execute(sa.select(now())).scalar_one())
     run_id = _new_id(connection, created_at)
     number = connection.execute(
         sa.insert(runs)
-        .values(run_id=run_id, matrix_key=matrix.key, matrix=matrix.canonical(), again=again)
+        .values(run_id=run_id, name=name, matrix_key=matrix.key, matrix=matrix.canonical(), again=again)
         .values(created_at=created_at)
         .returning(runs.c.number)
     ).scalar_one()

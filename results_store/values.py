@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from farm.measurement import Environment, Measurement, Outcome
-from farm.spec import JobSpec, Matrix
+from farm.spec import JobSpec, Matrix, stored
+from results_store import names
 
 #: A worker lives while its heartbeat is younger than this, by the database's clock.
 ALIVE_S = 30.0
@@ -15,6 +16,8 @@ ALIVE_S = 30.0
 MAX_FAILURES = 3
 #: Lost attempts (the worker vanished) after which a job is failed; counted apart.
 MAX_LOSSES = 10
+#: Attempts after which the device failed its probe, until the job is failed: it may be what breaks devices.
+MAX_HAND_BACKS = 3
 #: What is kept of an attempt's log, from its end.
 MAX_LOG_BYTES = 64 * 1024
 #: What is kept of a reason.
@@ -62,8 +65,12 @@ class WorkerInfo:
     threads: int
     environment_key: str
     environment: Environment
+    #: Why its device is not used; None where it is.
+    quarantined: str | None = None
     #: Last heartbeat, by the database's clock; what is given at registration is not looked at.
     last_seen: float = 0.0
+    #: Since when it is quarantined, likewise.
+    quarantined_since: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +110,8 @@ class Ending:
     measurement: Measurement | None = None
     #: It was spoilt by what may be gone the next time: measure again, where the protocol still allows it.
     remeasure: bool = False
+    #: Its device failed a probe afterwards: not counted as a failure of the job, which is queued again.
+    handed_back: bool = False
     #: `build` or `measure`: where it ended.
     phase: str = "measure"
     log_tail: str = ""
@@ -120,10 +129,43 @@ class Reconciled:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunInfo:
-    """One run, and how far it is."""
+class Retried:
+    """How many jobs are queued again."""
+
+    #: Of those that had failed.
+    failed: int
+    #: Of those whose measurement is doubted.
+    measured: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Called:
+    """What a run is called."""
 
     run_id: str
+    #: Chosen by the user; None where none was.
+    name: str | None = None
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return names.title(self.run_id, self.name)
+
+    @property
+    def handle(self) -> str:
+        """For commands: its name, or its id."""
+        return self.name or self.run_id
+
+    @property
+    def folder(self) -> str:
+        """Its folder among the results."""
+        return names.folder(self.run_id, self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo(Called):
+    """One run, and how far it is."""
+
     #: Seconds since the epoch, by the database's clock.
     created_at: float
     #: Submitted with `--again`: nothing is adopted.
@@ -136,8 +178,8 @@ class RunInfo:
 
     @property
     def matrix(self) -> Matrix:
-        """The matrix as submitted."""
-        return Matrix.model_validate_json(self.matrix_json)
+        """The matrix as submitted; fields that an older farm did not know are as that one measured."""
+        return stored(Matrix, self.matrix_json)
 
     @property
     def jobs(self) -> int:
@@ -156,10 +198,9 @@ class RunInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EndedRun:
+class EndedRun(Called):
     """A run without a job to do."""
 
-    run_id: str
     #: Submitted, or last resumed: seconds since the epoch, by the database's clock.
     #: While this stays the same, so does the run.
     begun_at: float
@@ -179,18 +220,19 @@ class Tally:
     oldest_waiting_s: float
     #: Attempts that ended, by how; stale ones too.
     attempts: Mapping[Outcome, int]
-    #: Living workers by (kind of device, queue); one that serves two queues counts in both.
+    #: Living workers by (kind of device, queue), those in quarantine left out; one of two queues counts in both.
     workers: Mapping[tuple[str, str], int]
+    #: As `workers`, of those in quarantine.
+    quarantined: Mapping[tuple[str, str], int]
     #: Runs with a job to do, and those without.
     open_runs: int
     ended_runs: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class Progress(Called):
     """How a run goes, for people."""
 
-    run_id: str
     states: Mapping[State, int]
     #: Jobs that ended, by outcome.
     outcomes: Mapping[Outcome, int]
@@ -211,6 +253,8 @@ class Progress:
     remeasured: int = 0
     #: As `states`, of the controls that are measured between the matrix's jobs.
     control_states: Mapping[State, int] = field(default_factory=dict)
+    #: (worker, reason) of living workers in quarantine that would serve what is left to do.
+    quarantined: tuple[tuple[str, str], ...] = ()
 
     @property
     def jobs(self) -> int:

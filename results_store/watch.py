@@ -69,7 +69,7 @@ class Watch:
 
         Args:
             store: gives the store, or raises `Unreachable`.
-            output_dir: gets a folder for each run, of its name.
+            output_dir: gets a folder for each run, called by its name or its id.
             formats: names of exporters.
             say: gets a line for each run written.
             complain: gets a line when a trouble begins and one when it is over.
@@ -118,10 +118,10 @@ class Watch:
 
     def _is_written(self, run: EndedRun) -> bool:
         if run.run_id not in self._stamps:
-            self._stamps[run.run_id] = _read_stamp(self._output_dir / run.run_id)
+            self._stamps[run.run_id] = _read_stamp(self._output_dir / run.folder)
         stamp = self._stamps[run.run_id]
         return all(
-            stamp.get(name) == run.begun_at and (self._output_dir / run.run_id / file).exists()
+            stamp.get(name) == run.begun_at and (self._output_dir / run.folder / file).exists()
             for name, file in self._files.items()
         )
 
@@ -145,7 +145,7 @@ class Watch:
     # ---- one run
 
     def _write(self, store: Store, run: EndedRun) -> None:
-        what = f"Run {run.run_id}"
+        what = f"Run {run.title}"
         try:
             paths = self._export(store, run)
         except Unreachable:
@@ -161,7 +161,7 @@ class Watch:
         self._say(f"{what}: {', '.join(map(str, paths))}")
 
     def _export(self, store: Store, run: EndedRun) -> list[Path]:
-        folder = self._output_dir / run.run_id
+        folder = self._output_dir / run.folder
         collated = collate(store, run.run_id)
         paths = [export(collated, folder, name) for name in self._files]
         stamp = {**_read_stamp(folder), **dict.fromkeys(self._files, run.begun_at)}

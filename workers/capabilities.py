@@ -15,6 +15,7 @@ from farm.devices.nvml import HOST_THREADS, Gpu
 from farm.errors import BadInput, unknown
 from results_store.store import WorkerInfo
 from workers import locks
+from workers.quarantine import UNPROBED
 
 DEVICES = ("cpu", "cuda", "auto")
 
@@ -61,6 +62,8 @@ def capabilities(
         threads=found.threads,
         environment_key=found.key,
         environment=found,
+        # A GPU may be broken from the start; a processor that is does not get so far.
+        quarantined=None if gpu is None else UNPROBED,
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from farm.parent import die_with
+from workers import bounds
 
 #: The kernel that runs out of memory takes this process rather than the worker.
 _OOM_SCORE = "800"
@@ -36,10 +37,12 @@ def read(request_from: int) -> dict[str, Any]:
 
 def answer(request: Mapping[str, Any], report_to: int) -> NoReturn:
     """Does what the request asks for, and ends without tidying up: a library's teardown may hang."""
-    settle(request["parent"], request["processors"])
+    settle(request["parent"], request["processors"], request.get("bounds"))
     # What this process starts must not keep the supervisor waiting for more.
     os.set_inheritable(report_to, False)
     report = fulfil(request)
+    # However little it may take: what it has found out is handed over.
+    bounds.unbind()
     with os.fdopen(report_to, "w") as writer:
         json.dump(report, writer)
     sys.stdout.flush()
@@ -47,25 +50,32 @@ def answer(request: Mapping[str, Any], report_to: int) -> NoReturn:
     os._exit(0)
 
 
-def settle(parent: int, processors: list[int]) -> None:
-    """Ties this process to its parent and its processors, before any library is imported."""
+def settle(parent: int, processors: list[int], bounded: Mapping[str, int] | None = None) -> None:
+    """Ties this process to its parent, its processors and its bounds, before any library is imported."""
     die_with(parent)
     os.sched_setaffinity(0, processors)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
+    if bounded is not None:
+        bounds.bind(bounded)
 
 
 def fulfil(request: Mapping[str, Any]) -> dict[str, Any]:
     """The report on a request: outcome, reason, and what was made."""
-    from farm.errors import ControlDied, CorruptArtifact, FarmError, OutOfMemory, Unsupported
+    from farm.errors import ControlDied, CorruptArtifact, FarmError, OutOfMemory, Unsupported, memory_errors
 
+    bounded, spare = request.get("bounds") or {}, bounds.spare()
     try:
-        return {"outcome": "ok", "reason": "", **_do(request)}
+        with memory_errors():
+            return {"outcome": "ok", "reason": "", **_do(request)}
     except Unsupported as error:
         return _failure("unsupported", str(error))
     except (OutOfMemory, MemoryError) as error:
+        # First of all: else there might not be enough to say so.
+        spare.close()
+        bounds.unbind()
         traceback.print_exc()
-        return _failure("out_of_memory", str(error) or "the host's memory did not suffice")
+        return _failure("out_of_memory", bounds.explained(error, bounded))
     except CorruptArtifact as error:
         return {**_failure("error", str(error)), "rebuild": True}
     except ControlDied:
@@ -76,10 +86,15 @@ def fulfil(request: Mapping[str, Any]) -> dict[str, Any]:
     except Exception as error:
         # Broad: whatever a library raises is how this job ended.
         traceback.print_exc()
-        return _failure("error", f"{type(error).__name__}: {error}")
+        return _failure("error", f"{type(error).__name__}: {bounds.explained(error, bounded)}")
 
 
 def _do(request: Mapping[str, Any]) -> dict[str, Any]:
+    if request["phase"] == "probe":
+        from workers import probe
+
+        probe.compute(request["device_kind"])
+        return {}
     from farm.settings import load
     from farm.spec import JobSpec
 

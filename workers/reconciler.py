@@ -1,4 +1,5 @@
-"""A small process beside each worker: says that it lives, takes back what was lost, refills the queues.
+"""A small process beside each worker: says that it lives, takes back what was lost, refills the queues, and looks
+after a device that failed.
 
 `python -m workers.reconciler WORKER PARENT`. Safe to run many times over: the work on the store is done under
 a lock in the store, by one of them.
@@ -20,6 +21,9 @@ from farm.errors import FarmError, Unreachable
 from farm.parent import die_with
 from farm.settings import Settings, load
 from results_store.store import Store, open_store
+from workers.probe import Prober
+from workers.quarantine import Warden
+from workers.supervisor import CHILD
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +103,9 @@ class Reconciler:
         return self._refill()
 
     def _refill(self) -> int:
-        """Publishes what the queues of living workers lack."""
-        served = {name for worker in self._store.workers() for name in worker.queues}
+        """Publishes what the queues lack that living workers serve."""
+        serving = [worker for worker in self._store.workers() if worker.quarantined is None]
+        served = {name for worker in serving for name in worker.queues}
         claimable = {name: jobs for name, jobs in self._store.claimable().items() if name in served}
         self._forget_all_but({job for jobs in claimable.values() for job in jobs})
         waiting = self._broker.waiting(claimable)
@@ -187,6 +192,18 @@ def run(settings: Settings, worker_id: str, stop: threading.Event) -> None:
             return
 
 
+def _guarded(settings: Settings, worker_id: str, stop: threading.Event) -> None:
+    """Looks after the worker's device until told to stop; waits for the database to be there."""
+    while not stop.is_set():
+        try:
+            store = open_store(settings.database, lease_s=settings.lease_s)
+        except FarmError as error:
+            log.debug("the warden waits: %s", error)  # the reconciler says it
+            stop.wait(settings.reconcile_s)
+            continue
+        Warden(store, settings, worker_id, lambda worker: Prober(settings, worker.device_kind, CHILD)).run(stop)
+
+
 def main() -> None:
     """Runs beside the worker and the process named on the command line, and ends with it."""
     worker_id, parent, level = sys.argv[1], int(sys.argv[2]), sys.argv[3]
@@ -197,7 +214,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s reconciler: %(message)s")
     logging.getLogger("kombu").setLevel(logging.WARNING)
-    run(load(), worker_id, stop)
+    settings = load()
+    # In a thread of its own: a probe may wait for its device, and the worker has to be seen alive meanwhile.
+    threading.Thread(target=_guarded, args=(settings, worker_id, stop), name="warden", daemon=True).start()
+    run(settings, worker_id, stop)
 
 
 if __name__ == "__main__":

@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import logging
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import ValidationError
+from typing import TypeVar
 
 from farm import allocator, building, scratch, verdict
 from farm.errors import FarmError, Unreachable, Unsupported
@@ -25,9 +21,11 @@ from farm.measurement import Environment, Measurement, Outcome
 from farm.settings import Settings
 from farm.spec import JobSpec
 from results_store.store import Claim, Ending, Lease, Store, WorkerInfo
-from workers import forking, locks, processes, telemetry, watching
+from workers import bounds, faults, forking, locks, processes, quarantine, telemetry, watching
 from workers.forking import Template, Templates
 from workers.locks import Held
+from workers.phase import PhaseEnd, classify
+from workers.probe import Prober
 from workers.telemetry import Recorder
 from workers.watching import Ended, Stopped, Watched
 
@@ -38,6 +36,10 @@ CHILD = (sys.executable, "-m", "workers.child")
 
 #: While the database is away, a job that was not claimed yet is given up after so long.
 CLAIM_PATIENCE_S = 60.0
+
+#: A message that comes while the worker is quarantined is kept so long before it is given up.
+QUARANTINE_PATIENCE_S = 10.0
+_QUARANTINE_LOOK_S = 1.0
 
 _LONGEST_PAUSE_S = 30.0
 
@@ -50,24 +52,7 @@ _THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 
-#: How a child may say that its phase ended.
-_REPORTED = (Outcome.OK, Outcome.UNSUPPORTED, Outcome.OUT_OF_MEMORY, Outcome.ERROR)
-
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PhaseEnd:
-    """How one phase of an attempt ended."""
-
-    #: None where the lease was lost: then there is nothing to record.
-    outcome: Outcome | None
-    reason: str = ""
-    measurement: Measurement | None = None
-    build_spent_s: float = 0.0
-    #: What the phase needed was damaged or deleted since it was looked at.
-    rebuild: bool = False
-    log_tail: str = ""
 
 
 class Supervisor:
@@ -83,6 +68,7 @@ class Supervisor:
         command: tuple[str, ...] = CHILD,
         needs_build: Callable[[JobSpec, Settings, Environment], bool] = building.needs_build,
         templates: Templates | None = None,
+        probe: Prober | None = None,
     ) -> None:
         self._store = store
         self._settings = settings
@@ -90,6 +76,7 @@ class Supervisor:
         self._run_child = run_child
         self._command = command
         self._needs_build = needs_build
+        self._probe = probe or Prober(settings, worker.device_kind, command, run_child=run_child)
         #: None starts every process anew.
         self._templates = templates
         # So that what a child leaves behind can be found and ended.
@@ -113,6 +100,11 @@ class Supervisor:
         raise AssertionError("the pauses never end")
 
     def _serve(self, job_id: str) -> str:
+        if (quarantined := self._quarantined()) is not None:
+            return f"skipped: quarantined: {quarantined}"
+        if (problem := bounds.no_room(self._settings)) is not None:
+            quarantine.enter(self._store, self._worker, problem, self._settings.probe_s)
+            return f"skipped: quarantined: {problem}"
         with self._device() as held:
             device_from = time.time()
             self._store.adopt(self._worker.id)
@@ -124,11 +116,41 @@ class Supervisor:
             if ended.rebuild:
                 log.warning("job %s builds again: %s", claim.job_id, ended.reason)
                 ended, phase = self._attempt(claim, held)
+            ended = self._probed(claim, held, ended)
             device_until = time.time()
         # The device is free; only now the database, which may be away for long.
+        if ended.device_problem:
+            self._quarantine(ended.device_problem)
         text = self._record(claim, ended, phase, device_from, device_until)
         log.info("job %s ends: %s (%.1f s)", claim.job_id, text, device_until - device_from)
         return text if claim.job_id == job_id else f"{text} (job {claim.job_id})"
+
+    def _quarantined(self) -> str | None:
+        """Why this worker claims nothing, if it is still so after a while.
+
+        It takes its time, so that a broken device does not use up the messages of those that work.
+        """
+        until = time.monotonic() + QUARANTINE_PATIENCE_S
+        while (reason := self._store.quarantined(self._worker.id)) is not None and time.monotonic() < until:
+            time.sleep(_QUARANTINE_LOOK_S)
+        return reason
+
+    def _probed(self, claim: Claim, held: Held, ended: PhaseEnd) -> PhaseEnd:
+        """The phase's end, after a probe of the device where it speaks against it."""
+        suspicion = faults.suspicion(self._worker.device_kind, ended)
+        if suspicion is None:
+            return ended
+        log.warning("job %s speaks against its device (%s), which is probed", claim.job_id, suspicion)
+        problem = self._probe(held, lambda: self._renew(claim))
+        # A fault ends a process as a crash does, whether that could still say so or not: it is tried again.
+        outcome = Outcome.CRASHED if ended.outcome is Outcome.ERROR else ended.outcome
+        reason = ended.reason if problem is None else f"{ended.reason}; the device failed its probe: {problem}"
+        return replace(ended, outcome=outcome, reason=reason, device_problem=problem or "")
+
+    def _quarantine(self, problem: str) -> None:
+        advice = quarantine.ADVICE[self._worker.device_kind]
+        every_s = self._settings.probe_s
+        _until_reachable(lambda: quarantine.enter(self._store, self._worker, problem, every_s, advice))
 
     @contextlib.contextmanager
     def _device(self) -> Iterator[Held]:
@@ -207,11 +229,12 @@ class Supervisor:
                 "processors": processors,
                 "build_spent_s": build_spent_s,
                 "alone": alone,
+                "bounds": bounds.of(self._settings, claim.spec.device_kind),
             },
             environment=child_environment(self._settings, claim.spec, len(processors), temporary, held.gpu_uuid),
             descriptors=held.descriptors,
             deadline_s=deadline_s,
-            tick=lambda: self._renew(claim),
+            tick=lambda: self._renew(claim) or self._overflow(temporary),
             tick_s=self._settings.renew_s,
             template=self._template(claim, processors) if phase == "measure" else None,
         )
@@ -244,12 +267,17 @@ class Supervisor:
             return None
         return {Lease.HELD: None, Lease.CANCELLED: Stopped.CANCELLED, Lease.LOST: Stopped.LOST}[lease]
 
+    def _overflow(self, temporary: Path) -> Stopped | None:
+        most = self._settings.disk_limit_mb << 20
+        return Stopped.NO_ROOM if bounds.taken_bytes(temporary) > most else None
+
     def _record(self, claim: Claim, ended: PhaseEnd, phase: str, device_from: float, device_until: float) -> str:
         ending = Ending(
             outcome=Outcome.LOST if ended.outcome is None else ended.outcome,
             reason=ended.reason,
             measurement=ended.measurement,
             remeasure=_is_mendable(ended.measurement),
+            handed_back=bool(ended.device_problem),
             phase=phase,
             log_tail=ended.log_tail,
             device_from=device_from,
@@ -289,34 +317,13 @@ def child_environment(
     }
 
 
-def classify(ended: Ended, phase: str, deadline_s: float) -> PhaseEnd:
-    """How a phase ended, judged from how its process did (pure)."""
-    log_tail = ended.output.decode(errors="replace").replace("\0", "")
-
-    def end(outcome: Outcome | None, reason: str) -> PhaseEnd:
-        return PhaseEnd(outcome=outcome, reason=reason, log_tail=log_tail)
-
-    if ended.stopped is Stopped.LOST:
-        return end(None, "another attempt has the job")
-    if ended.stopped is Stopped.CANCELLED:
-        return end(Outcome.CANCELLED, f"cancelled during the {phase} phase")
-    if ended.stopped is Stopped.TOO_LARGE:
-        return end(Outcome.ERROR, f"the result is larger than {watching.MAX_RESULT_BYTES >> 20} MiB")
-    report = _report(ended.result)
-    if report is not None:
-        return _from_report(report, log_tail)
-    if ended.stopped is Stopped.TIMEOUT:
-        return end(Outcome.TIMEOUT, f"the {phase} phase took longer than {deadline_s:g} s")
-    if ended.status == -signal.SIGKILL and ended.memory_ran_out:
-        return end(Outcome.OUT_OF_MEMORY, "the kernel ran out of memory and killed the process")
-    return end(Outcome.CRASHED, _cause(ended.status))
-
-
 def describe(ending: Ending) -> str:
     """An ending in a few words, as a task's result."""
     if ending.outcome in (Outcome.OK, Outcome.CANCELLED):
         return str(ending.outcome)
     reason = f"{ending.outcome}: {ending.reason}".removesuffix(": ")[:200]
+    if ending.handed_back:
+        return f"handed back: {reason}"
     return reason if ending.outcome.is_result else f"failed: {reason}"
 
 
@@ -328,39 +335,6 @@ def _is_mendable(measurement: Measurement | None) -> bool:
         # Broad: a rule's mistake must not cost a measurement.
         log.exception("the measurement cannot be judged")
         return False
-
-
-def _report(result: bytes) -> Mapping[str, Any] | None:
-    """What a child reported; None where it did not get so far."""
-    try:
-        report = json.loads(result)
-    except ValueError:
-        return None
-    return report if isinstance(report, dict) and report.get("outcome") in _REPORTED else None
-
-
-def _from_report(report: Mapping[str, Any], log_tail: str) -> PhaseEnd:
-    try:
-        given = report.get("measurement")
-        return PhaseEnd(
-            outcome=Outcome(report["outcome"]),
-            reason=str(report.get("reason", "")),
-            measurement=None if given is None else Measurement.model_validate(given),
-            build_spent_s=float(report.get("build_spent_s", 0.0)),
-            rebuild=report.get("rebuild") is True,
-            log_tail=log_tail,
-        )
-    except (ValidationError, TypeError, ValueError) as error:
-        reason = f"the process handed over what is no measurement: {str(error)[:500]}"
-        return PhaseEnd(outcome=Outcome.ERROR, reason=reason, log_tail=log_tail)
-
-
-def _cause(status: int) -> str:
-    if status >= 0:
-        return f"exit status {status} without a result"
-    with contextlib.suppress(ValueError):
-        return signal.Signals(-status).name
-    return f"signal {-status}"
 
 
 def _pauses() -> Iterator[float]:

@@ -18,8 +18,8 @@ from typing import Any
 from workers import processes
 from workers.forking import Forked, Template
 
-#: A child may hand over so much; a measurement with a million samples is about 20 bytes each.
-MAX_RESULT_BYTES = 16 * 1024 * 1024
+#: A child may hand over so much. What a protocol can make at most is reckoned in tests/unit/test_result_size.py.
+MAX_RESULT_BYTES = 64 * 1024 * 1024
 
 #: So much of a child's output is kept, from its end.
 MAX_OUTPUT_BYTES = 64 * 1024
@@ -37,6 +37,7 @@ class Stopped(StrEnum):
     CANCELLED = "cancelled"
     LOST = "lost"
     TOO_LARGE = "too_large"
+    NO_ROOM = "no_room"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from farm.runtimes import ProfilesItself, Session
 
 CALLS = 3
 MAX_OPERATORS = 500
-#: A result travels through a pipe that takes 16 MiB, and quoting a trace can make it twice as long.
+#: A result travels through a pipe that takes 64 MiB, and quoting a trace can make it twice as long.
 MAX_TRACE_CHARS = 7 << 20
 
 #: What torch's operators are parts of: its self time is spent in none of them.

@@ -19,10 +19,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from farm import queue
+from farm.measurement import Outcome
 from farm.settings import Settings
 from producer import local
 from producer.__main__ import app
-from results_store.store import Store, open_store
+from results_store.__main__ import app as results_app
+from results_store.store import Ending, Store, open_store
 from results_store.values import State
 from tests import factories
 from tests.redis_servers import RedisServer, eventually, redis_server
@@ -111,6 +113,42 @@ def test_workers_that_are_required_and_missing_refuse_the_run(redis: RedisServer
     assert called("submit-matrix", *MATRIX, "--require-workers").exit_code == 0
 
 
+def test_a_changed_matrix_under_a_name_is_refused_and_nothing_is_written(
+    redis: RedisServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = ("--name", "nightly")
+    assert called("submit-matrix", *MATRIX, *named).exit_code == 0
+    (tmp_path / "mine.safetensors").write_bytes(b"weights")
+    for changed in (["--batch-sizes", "8"], ["--weights", "mine.safetensors"], ["--again"]):
+        result = called("submit-matrix", *MATRIX, *named, *changed)
+        assert result.exit_code == 2
+        assert "Nothing was submitted" in result.stderr
+    assert (
+        "batch_sizes: 1, 2, 4 -> 1, 2, 4, 8"
+        in called("submit-matrix", *MATRIX, *named, "--batch-sizes", "8").stderr
+    )
+    assert len(store.runs()) == 1
+    assert len(waiting(redis)) == 3
+    assert not (tmp_path / "farm/weights").exists()
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_results_of_a_named_run_go_into_a_folder_of_its_name(
+    redis: RedisServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store.register(factories.worker())
+    result = called("submit-matrix", *MATRIX, "--name", "nightly")
+    assert "producer watch nightly" in result.stdout
+    assert factories.measure_all(store, "cpu@alpha") == 3
+    again = called("submit-matrix", *MATRIX, "--name", "nightly")
+    assert again.exit_code == 0
+    assert again.stdout.splitlines()[-1] == "results/nightly/benchmark_results.csv"
+    collated = CliRunner().invoke(results_app, ["collate", "nightly", "--format", "csv"])
+    assert collated.stdout.splitlines() == ["results/nightly/benchmark_results.csv"]
+
+
 def test_cancelled_jobs_come_back_with_resume(redis: RedisServer, store: Store) -> None:
     called("submit-matrix", *MATRIX)
     called("cancel", "latest")
@@ -118,6 +156,34 @@ def test_cancelled_jobs_come_back_with_resume(redis: RedisServer, store: Store) 
     result = called("resume", "latest")
     assert "3 of 3 jobs wait" in result.stdout
     assert store.run("latest").states == {State.QUEUED: 3}
+
+
+def test_failed_and_doubted_jobs_are_queued_again_and_get_their_messages(
+    redis: RedisServer, store: Store, tmp_path: Path
+) -> None:
+    store.register(factories.worker())
+    called("submit-matrix", *MATRIX, "--set", "remeasure=0")
+    ends = iter([Outcome.ERROR, Outcome.OK, Outcome.UNSUPPORTED])
+    while (claim := store.claim("cpu@alpha")) is not None:
+        outcome = next(ends)
+        spoilt = factories.ok(claim, contention=factories.contention(4.0))
+        store.finish(claim, spoilt if outcome is Outcome.OK else Ending(outcome=outcome, reason="why"))
+    with redis.client() as client:
+        client.flushall()
+    for command in (["submit-matrix", *MATRIX, "--set", "remeasure=0"], ["resume", "latest"]):
+        said = called(*command, "--output-dir", str(tmp_path / "out"))
+        assert said.exit_code == 1
+        assert "1 job has failed. Try again: python -m producer retry" in said.stdout
+        assert waiting(redis) == set()
+    result = called("retry", "latest", "--failed", "--remeasure", "suspect", "--output-dir", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    assert "jobs queued again: 1 failed, 1 SUSPECT or INVALID." in result.stdout
+    assert len(waiting(redis)) == 2
+    assert factories.measure_all(store, "cpu@alpha") == 2
+    nothing = called("retry", "latest", "--failed", "--output-dir", str(tmp_path / "out"))
+    assert nothing.exit_code == 0
+    assert "jobs queued again: 0 failed." in nothing.stdout
+    assert nothing.stdout.splitlines()[-1] == str(tmp_path / "out" / "benchmark_results.csv")
 
 
 def test_what_is_measured_stays_measured_and_its_csv_comes_back(

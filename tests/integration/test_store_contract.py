@@ -21,14 +21,23 @@ from alembic.migration import MigrationContext
 
 from farm.errors import BadInput, FarmError, Unreachable
 from farm.measurement import Operator, Outcome
+from farm.verdict import Level
 from results_store import claiming, looking, schema
 from results_store.database import Database
-from results_store.store import Claim, Ending, Lease, Reconciled, State, Store, open_store
-from results_store.values import MAX_FAILURES, MAX_LOG_BYTES, MAX_LOSSES
+from results_store.store import Claim, Ending, Lease, Reconciled, Retried, State, Store, open_store
+from results_store.values import MAX_FAILURES, MAX_HAND_BACKS, MAX_LOG_BYTES, MAX_LOSSES
 from tests import databases, factories
 
 OTHER = factories.environment(device_model="Other CPU")
 MISSING_PYTHON_PACKAGE = Ending(outcome=Outcome.UNSUPPORTED, reason="needs openvino")
+ADDED_IN_0004 = (
+    ("runs", "name"),
+    ("jobs", "hand_backs"),
+    ("workers", "quarantined"),
+    ("workers", "quarantined_since"),
+)
+#: Fields of a protocol that the first farm did not have.
+ADDED_LATER = ("paired", "isolation", "remeasure", "profile", "telemetry_s", "energy_s", "control_every")
 
 
 @pytest.fixture(params=databases.KINDS)
@@ -216,6 +225,112 @@ def test_equal_matrices_submitted_at_once_become_one_run(url: str) -> None:
             return store.submit(factories.matrix()).run_id
 
     assert len(set(in_processes(4, work))) == 1
+
+
+def test_a_run_of_an_older_farm_goes_on_with_the_protocol_that_it_had(store: Store) -> None:
+    run = store.submit(factories.matrix(repeats=2)).run_id
+    [(spec,)] = rows(store, sa.select(schema.cells.c.spec))
+    [(key,)] = {tuple(row) for row in rows(store, sa.select(schema.jobs.c.key).where(schema.jobs.c.repeat == 0))}
+    before = {name: value for name, value in json.loads(spec)["protocol"].items() if name not in ADDED_LATER}
+    older = json.dumps({**json.loads(spec), "protocol": before})
+    change(store, sa.update(schema.cells).values(spec=older))
+    claim = measured(store)
+    assert (claim.spec.protocol.paired, claim.spec.protocol.isolation) == (False, "spawn")
+    assert claim.spec.protocol.min_calls == factories.PROTOCOL.min_calls
+    assert [row.key for row in rows(store, sa.select(schema.results.c.key))] == [key]
+    [first, second] = store.results(run)
+    assert first.spec.protocol == second.spec.protocol == claim.spec.protocol
+
+
+def test_a_name_stands_for_one_matrix_and_its_run_is_found_by_it(store: Store) -> None:
+    first = store.submit(factories.matrix(batch_sizes=(1, 8)), name="nightly")
+    assert first.created
+    again = store.submit(factories.matrix(batch_sizes=(1, 8)), name="nightly")
+    assert (again.run_id, again.created) == (first.run_id, False)
+    for found in (store.run("nightly"), store.run(first.run_id), store.runs()[0], store.progress("nightly")):
+        assert (found.run_id, found.name, found.handle) == (first.run_id, "nightly", "nightly")
+        assert (found.title, found.folder) == (f"nightly ({first.run_id})", "nightly")
+    assert [result.run_id for result in store.results("nightly")] == [first.run_id] * 2
+
+
+def test_another_matrix_under_a_name_is_refused_with_the_difference_and_writes_nothing(store: Store) -> None:
+    first = store.submit(factories.matrix(batch_sizes=(1, 8)), name="nightly").run_id
+    before = rows(store, sa.select(sa.func.count()).select_from(schema.jobs))
+    with pytest.raises(BadInput, match=r"batch_sizes: 1, 8 -> 1, 8, 32\n") as refused:
+        store.submit(factories.matrix(batch_sizes=(1, 8, 32)), name="nightly")
+    assert f"nightly ({first})" in str(refused.value)
+    assert "another --name, or the matrix as it was" in str(refused.value)
+    with pytest.raises(BadInput, match="1, 8 -> 1, 8, 32"):
+        store.require_name("nightly", factories.matrix(batch_sizes=(1, 8, 32)))
+    store.require_name("nightly", factories.matrix(batch_sizes=(1, 8)))
+    store.require_name("weekly", factories.matrix())
+    assert [run.run_id for run in store.runs()] == [first]
+    assert rows(store, sa.select(sa.func.count()).select_from(schema.jobs)) == before
+
+
+def test_a_name_that_is_taken_cannot_be_measured_again_and_a_new_one_can(store: Store) -> None:
+    store.submit(factories.matrix(), name="nightly")
+    with pytest.raises(BadInput, match="retry nightly"):
+        store.submit(factories.matrix(), name="nightly", again=True)
+    assert len(store.runs()) == 1
+    factories.measure_all(store, "cpu@alpha")
+    assert store.submit(factories.matrix(), name="weekly", again=True).created
+    assert store.adopt("cpu@alpha") == 0
+
+
+def test_a_named_run_is_taken_up_however_it_ended_and_of_whatever_class(store: Store) -> None:
+    first = store.submit(factories.matrix(repeats=2), name="nightly").run_id
+    measured(store)
+    store.cancel("nightly")
+    other = frozenset({OTHER.key})
+    assert store.submit(factories.matrix(repeats=2), name="nightly", environments=other).run_id == first
+
+
+def test_an_equal_matrix_under_another_name_is_a_run_of_its_own_that_measures_nothing_twice(store: Store) -> None:
+    first = store.submit(factories.matrix(), name="nightly").run_id
+    factories.measure_all(store, "cpu@alpha")
+    mine = frozenset({factories.environment().key})
+    second = store.submit(factories.matrix(), name="weekly", environments=mine)
+    assert (second.created, second.done_already) == (True, 1)
+    assert store.adopt("cpu@alpha") == 1
+    assert store.submit(factories.matrix(), environments=mine).run_id in (first, second.run_id)
+
+
+def test_names_are_refused_and_found_with_the_nearest(store: Store) -> None:
+    with pytest.raises(BadInput, match="--name"):
+        store.submit(factories.matrix(), name="../escape")
+    store.submit(factories.matrix(), name="nightly")
+    with pytest.raises(BadInput, match="Did you mean 'nightly'"):
+        store.run("nightl")
+
+
+def test_one_name_submitted_at_once_with_two_matrices_becomes_one_run(url: str) -> None:
+    open_store(url).close()
+
+    def work(number: int) -> str:
+        with closing(open_store(url)) as store:
+            try:
+                return store.submit(factories.matrix(batch_sizes=(number % 2 + 1,)), name="nightly").run_id
+            except BadInput:
+                return "refused"
+
+    found = in_processes(4, work)
+    assert len(set(found) - {"refused"}) == 1
+    assert found.count("refused") == 2
+
+
+def test_a_database_of_before_names_keeps_its_runs(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/farm.db"
+    with closing(open_store(url)) as store:
+        run = store.submit(factories.matrix()).run_id
+        with store._database.writing() as connection:
+            connection.exec_driver_sql("DROP INDEX runs_name")
+            for table, column in ADDED_IN_0004:
+                connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN {column}")
+            connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0003'")
+    with closing(open_store(url)) as store:
+        assert [(found.run_id, found.name) for found in store.runs()] == [(run, None)]
+        assert store.submit(factories.matrix(batch_sizes=(8,)), name="nightly").created
 
 
 # ---- adopting
@@ -890,6 +1005,274 @@ def test_resume_brings_back_only_what_was_cancelled(store: Store) -> None:
     store.cancel(run)
     assert store.resume(run) == 1
     assert store.run(run).states == {State.DONE: 1, State.FAILED: 1, State.QUEUED: 1}
+
+
+# ---- retrying
+
+
+def failing(store: Store, times: int, outcome: Outcome = Outcome.CRASHED) -> None:
+    for _ in range(times):
+        assert store.finish(claimed(store), Ending(outcome=outcome, reason="signal 11"))
+
+
+def test_failed_jobs_are_queued_again_with_their_counts_at_nothing_and_their_attempts_kept(
+    store: Store, hasty: Store
+) -> None:
+    run = store.submit(factories.matrix(repeats=2)).run_id
+    for _ in range(MAX_LOSSES - 1):
+        claimed(hasty)
+        store.reconcile()
+    failing(store, MAX_FAILURES)
+    measured(store)
+    assert store.retry(run) == Retried(failed=0, measured=0)
+    assert store.retry(run, failed=True) == Retried(failed=1, measured=0)
+    assert store.run(run).states == {State.QUEUED: 1, State.DONE: 1}
+    counts = sa.select(schema.jobs.c.failures, schema.jobs.c.losses).where(schema.jobs.c.state == "queued")
+    assert [tuple(row) for row in rows(store, counts)] == [(0, 0)]
+    failing(store, MAX_FAILURES - 1)
+    assert store.run(run).states == {State.QUEUED: 1, State.DONE: 1}
+    assert measured(store).attempt == MAX_LOSSES - 1 + 2 * MAX_FAILURES
+    assert Counter(attempt_outcomes(store)) == {"lost": MAX_LOSSES - 1, "crashed": 2 * MAX_FAILURES - 1, "ok": 2}
+    assert store.retry(run, failed=True) == Retried(failed=0, measured=0)
+
+
+def test_an_error_can_be_retried_too_and_nothing_else_of_the_run_is_touched(store: Store) -> None:
+    run = store.submit(factories.matrix(repeats=4)).run_id
+    failing(store, 1, Outcome.ERROR)
+    assert store.finish(claimed(store), MISSING_PYTHON_PACKAGE)
+    running = claimed(store)
+    store.cancel(run)
+    store.resume(run)
+    before = store.ended_runs()
+    assert store.retry(run, failed=True, remeasure=Level.SUSPECT) == Retried(failed=1, measured=0)
+    assert store.run(run).states == {State.QUEUED: 2, State.DONE: 1, State.RUNNING: 1}
+    assert store.finish(running, factories.ok(running))
+    assert store.ended_runs() == before == []
+
+
+@pytest.mark.parametrize(("level", "taken"), [(Level.INVALID, 1), (Level.SUSPECT, 2), (Level.VALID, 3)])
+def test_measurements_of_a_verdict_or_a_worse_one_are_made_again(store: Store, level: Level, taken: int) -> None:
+    run = store.submit(factories.matrix(repeats=4)).run_id
+    for others_s in (3 * SPOILT, BUSY, CLEAN):
+        claim = claimed(store)
+        assert store.finish(claim, factories.ok(claim, contention=factories.contention(others_s)))
+    assert store.finish(claimed(store), MISSING_PYTHON_PACKAGE)
+    assert store.retry(run, remeasure=level) == Retried(failed=0, measured=taken)
+    assert store.run(run).states == {State.QUEUED: taken, State.DONE: 4 - taken}
+    # the result stays where it was
+    assert len(rows(store, sa.select(schema.results))) == 4
+    assert store.adopt("cpu@alpha") == 0
+    assert factories.measure_all(store, "cpu@alpha") == taken
+    assert store.progress(run).remeasured == taken
+    kept = [result.measurement for result in store.results(run) if result.measurement]
+    second = BUSY if level is Level.INVALID else CLEAN
+    assert [m.contention for m in kept] == [factories.contention(s) for s in (CLEAN, second, CLEAN)]
+
+
+def doubted(store: Store) -> str:
+    """A run of one job whose measurement was spoilt, queued again."""
+    run = submitted_once(store, remeasure=0)
+    spoilt(store)
+    assert store.retry(run, remeasure=Level.INVALID) == Retried(failed=0, measured=1)
+    return run
+
+
+def test_what_is_to_be_measured_again_keeps_its_measurement_meanwhile(store: Store) -> None:
+    run = doubted(store)
+    assert shown(store, run) == (State.QUEUED, Outcome.OK, 3 * SPOILT)
+    claimed(store)
+    assert shown(store, run) == (State.RUNNING, Outcome.OK, 3 * SPOILT)
+
+
+@pytest.mark.parametrize("again_s", [2 * SPOILT, BUSY])
+def test_the_newest_of_the_mildest_measurements_is_the_result_after_a_retry(store: Store, again_s: float) -> None:
+    run = doubted(store)
+    claim = claimed(store)
+    assert store.finish(claim, factories.ok(claim, contention=factories.contention(again_s)))
+    assert shown(store, run) == (State.DONE, Outcome.OK, again_s)
+    worse = 4 * SPOILT if again_s == BUSY else CLEAN
+    assert store.retry(run, remeasure=Level.SUSPECT).measured == 1
+    claim = claimed(store)
+    assert store.finish(claim, factories.ok(claim, contention=factories.contention(worse)))
+    assert shown(store, run) == (State.DONE, Outcome.OK, min(again_s, worse))
+    assert attempt_outcomes(store) == ["ok"] * 3
+
+
+@pytest.mark.parametrize("end", ["crashes", "error", "cancel", "cancelled in mid-run", "losses", "released"])
+def test_no_later_end_takes_away_what_was_measured_before_a_retry(store: Store, hasty: Store, end: str) -> None:
+    run = doubted(store)
+    if end == "crashes":
+        failing(store, MAX_FAILURES)
+    elif end == "error":
+        failing(store, 1, Outcome.ERROR)
+    elif end == "cancel":
+        assert store.cancel(run) == (0, 0)
+    elif end == "losses":
+        for _ in range(MAX_LOSSES):
+            claimed(hasty)
+            store.reconcile()
+    else:
+        claim = claimed(store)
+        store.cancel(run)
+        if end == "released":
+            store.release("cpu@alpha", "the worker ended")
+        else:
+            store.finish(claim, Ending(outcome=Outcome.CANCELLED))
+    assert shown(store, run) == (State.DONE, Outcome.OK, 3 * SPOILT)
+    assert len(rows(store, sa.select(schema.results))) == 1
+
+
+@pytest.mark.parametrize(("again_s", "kept_s"), [(CLEAN, CLEAN), (4 * SPOILT, BUSY), (None, BUSY)])
+def test_what_was_adopted_counts_beside_what_is_measured_after_a_retry(
+    store: Store, again_s: float | None, kept_s: float
+) -> None:
+    store.submit(factories.matrix())
+    claim = claimed(store)
+    assert store.finish(claim, factories.ok(claim, contention=factories.contention(BUSY)))
+    run = store.submit(factories.matrix(batch_sizes=(1, 2))).run_id
+    assert store.adopt("cpu@alpha") == 1
+    factories.measure_all(store, "cpu@alpha")
+    assert store.retry(run, remeasure=Level.SUSPECT) == Retried(failed=0, measured=1)
+    again = claimed(store)
+    if again_s is None:
+        assert store.finish(again, Ending(outcome=Outcome.ERROR, reason="why"))
+    else:
+        assert store.finish(again, factories.ok(again, contention=factories.contention(again_s)))
+    [result] = [result for result in store.results(run) if result.job_id == again.job_id]
+    assert result.state is State.DONE
+    assert result.measurement is not None
+    assert result.measurement.contention == factories.contention(kept_s)
+
+
+def test_a_run_that_is_retried_ends_once_more_and_controls_stay_as_they_are(store: Store) -> None:
+    run = submitted_with_controls(store)
+    control = claimed(store)
+    assert store.finish(control, Ending(outcome=Outcome.ERROR, reason="why"))
+    while (claim := store.claim("cpu@alpha")) is not None:
+        assert store.finish(claim, factories.ok(claim, contention=factories.contention(3 * SPOILT)))
+    [before] = store.ended_runs()
+    assert store.retry(run, failed=True, remeasure=Level.INVALID) == Retried(failed=0, measured=6)
+    assert store.ended_runs() == []
+    assert store.run(run).control_states == {State.FAILED: 1, State.DONE: 2}
+    factories.measure_all(store, "cpu@alpha")
+    [after] = store.ended_runs()
+    assert after.begun_at > before.begun_at
+
+
+# ---- quarantine
+
+
+def test_a_quarantined_worker_claims_nothing_until_it_recovers(store: Store) -> None:
+    store.submit(factories.matrix())
+    assert store.quarantined("cpu@alpha") is None
+    assert store.quarantine("cpu@alpha", "a\0 known product is wrong")
+    assert store.quarantined("cpu@alpha") == "a\N{REPLACEMENT CHARACTER} known product is wrong"
+    assert store.claim("cpu@alpha") is None
+    store.heartbeat("cpu@alpha")
+    [worker] = store.workers()
+    assert worker.quarantined is not None
+    assert worker.quarantined_since is not None
+    assert abs(worker.quarantined_since - time.time()) < 5
+    store.recover("cpu@alpha")
+    [worker] = store.workers()
+    assert (worker.quarantined, worker.quarantined_since) == (None, None)
+    assert measured(store)
+    assert store.quarantined("nobody") is None
+
+
+def test_a_quarantine_is_news_once_and_since_its_beginning(store: Store) -> None:
+    assert store.quarantine("cpu@alpha", "hangs")
+    [before] = store.workers()
+    assert not store.quarantine("cpu@alpha", "hangs")
+    assert store.quarantine("cpu@alpha", "computes wrong")
+    [after] = store.workers()
+    assert (after.quarantined, after.quarantined_since) == ("computes wrong", before.quarantined_since)
+
+
+def test_a_worker_may_register_in_quarantine_and_one_that_registers_anew_has_left_it(store: Store) -> None:
+    store.register(factories.worker("gpu@alpha", quarantined="not probed yet"))
+    assert store.claim("gpu@alpha") is None
+    assert store.quarantined("gpu@alpha") == "not probed yet"
+    store.register(factories.worker("gpu@alpha"))
+    assert store.quarantined("gpu@alpha") is None
+
+
+def test_what_a_quarantined_worker_runs_is_still_its_own(store: Store) -> None:
+    run = store.submit(factories.matrix()).run_id
+    claim = claimed(store)
+    store.quarantine("cpu@alpha", "hangs")
+    assert store.renew(claim) is Lease.HELD
+    assert store.finish(claim, factories.ok(claim))
+    assert store.run(run).states == {State.DONE: 1}
+
+
+def test_a_cell_is_not_kept_for_a_class_whose_only_worker_is_quarantined(store: Store) -> None:
+    store.submit(factories.matrix(repeats=2))
+    store.register(factories.worker("cpu@beta", environment=OTHER))
+    measured(store)
+    assert store.claim("cpu@beta") is None
+    store.quarantine("cpu@alpha", "hangs")
+    assert claimed(store, "cpu@beta")
+
+
+def broken(store: Store, **fields: Any) -> Claim:
+    """An attempt whose device failed its probe afterwards."""
+    claim = claimed(store)
+    assert store.finish(claim, Ending(outcome=Outcome.CRASHED, reason="asserted", handed_back=True, **fields))
+    return claim
+
+
+def test_an_attempt_that_is_handed_back_is_no_failure_of_its_job(store: Store) -> None:
+    run = store.submit(factories.matrix()).run_id
+    for _ in range(MAX_HAND_BACKS - 1):
+        broken(store)
+    failing(store, MAX_FAILURES - 1)
+    assert store.run(run).states == {State.QUEUED: 1}
+    measured(store)
+    assert store.run(run).states == {State.DONE: 1}
+    assert Counter(attempt_outcomes(store)) == {"crashed": MAX_HAND_BACKS + MAX_FAILURES - 2, "ok": 1}
+
+
+def test_a_job_that_leaves_broken_devices_again_and_again_has_failed_until_it_is_retried(store: Store) -> None:
+    run = store.submit(factories.matrix()).run_id
+    for _ in range(MAX_HAND_BACKS):
+        last = broken(store)
+    assert store.finish(last, Ending(outcome=Outcome.CRASHED, reason="asserted", handed_back=True))  # said again
+    [result] = store.results(run)
+    assert (result.state, result.outcome) == (State.FAILED, Outcome.CRASHED)
+    assert f"{MAX_HAND_BACKS} attempts, each of which left a device that failed its probe" in result.reason
+    assert store.retry(run, failed=True).failed == 1
+    broken(store)
+    assert store.run(run).states == {State.QUEUED: 1}
+
+
+def test_what_is_handed_back_stays_cancelled_and_keeps_what_was_measured(store: Store) -> None:
+    cancelled = store.submit(factories.matrix()).run_id
+    claim = claimed(store)
+    store.cancel(cancelled)
+    assert store.finish(claim, Ending(outcome=Outcome.CRASHED, handed_back=True))
+    assert store.run(cancelled).states == {State.CANCELLED: 1}
+    kept = doubted(store)
+    for _ in range(MAX_HAND_BACKS):
+        broken(store)
+    assert shown(store, kept) == (State.DONE, Outcome.OK, 3 * SPOILT)
+
+
+def test_quarantined_workers_are_counted_apart_and_shown_to_the_runs_that_wait_for_them(store: Store) -> None:
+    store.register(factories.worker("gpu@alpha", device_kind="cuda", queues=("gpu", "gpu.h200")))
+    store.register(factories.worker("gone@alpha", device_kind="cuda", queues=("gpu",)))
+    for worker in ("gpu@alpha", "gone@alpha"):
+        store.quarantine(worker, "hangs")
+    store.deregister("gone@alpha")
+    found = store.tally()
+    assert found.workers == {("cpu", "cpu"): 1}
+    assert found.quarantined == {("cuda", "gpu"): 1, ("cuda", "gpu.h200"): 1}
+    waits = store.submit(factories.matrix(devices=("cpu", "cuda"))).run_id
+    other = store.submit(factories.matrix(batch_sizes=(2,))).run_id
+    assert store.progress(waits).quarantined == (("gpu@alpha", "hangs"),)
+    assert store.progress(other).quarantined == ()
+    store.cancel(waits)
+    assert store.progress(waits).quarantined == ()
 
 
 # ---- looking

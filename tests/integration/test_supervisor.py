@@ -6,22 +6,28 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from farm.errors import ControlDied, OutOfMemory, Unreachable, Unsupported
 from farm.measurement import Outcome
 from farm.settings import Settings
 from farm.spec import Protocol
+from results_store import schema
 from results_store.store import Claim, Ending, JobResult, Lease, Store, open_store
 from tests import factories
 from tests.redis_servers import eventually
-from workers import child, processes, supervisor, watching
+from workers import child, locks, processes, supervisor, watching
+from workers.phase import classify
+from workers.probe import Prober
+from workers.quarantine import Warden
 from workers.supervisor import Supervisor
 from workers.watching import Stopped
 
@@ -189,8 +195,8 @@ def test_a_gigabyte_of_output_costs_no_memory_and_its_end_is_kept(farm: Farm) ->
 
 
 def test_a_result_over_the_cap_is_an_error(farm: Farm) -> None:
-    text = farm.serve("report(outcome='ok', padding='x' * 50_000_000)")
-    assert text == "failed: error: the result is larger than 16 MiB"
+    text = farm.serve("report(outcome='ok', padding='x' * 80_000_000)")
+    assert text == "failed: error: the result is larger than 64 MiB: take a shorter max_s (--set max_s=…)"
 
 
 def test_a_kill_by_the_kernels_oom_killer_is_out_of_memory(farm: Farm) -> None:
@@ -450,6 +456,9 @@ class Spy:
     def adopt(self, worker_id: str) -> int:
         return self._store.adopt(worker_id)
 
+    def quarantined(self, worker_id: str) -> str | None:
+        return self._store.quarantined(worker_id)
+
     def claim(self, worker_id: str, job_id: str) -> Claim | None:
         if self.claims_refused:
             self.claims_refused -= 1
@@ -473,9 +482,9 @@ class Spy:
 
 def test_classification_names_signals_that_python_does_not_know() -> None:
     ended = watching.Ended(stopped=None, status=-60, result=b"", output=b"\xff\0", memory_ran_out=False)
-    end = supervisor.classify(ended, "measure", 1.0)
+    end = classify(ended, "measure", 1.0)
     assert (end.outcome, end.reason, end.log_tail) == (Outcome.CRASHED, "signal 60", "\ufffd")
-    lost = supervisor.classify(replace(ended, stopped=Stopped.LOST), "measure", 1.0)
+    lost = classify(replace(ended, stopped=Stopped.LOST), "measure", 1.0)
     assert lost.outcome is None
 
 
@@ -515,3 +524,318 @@ def test_a_protocol_without_telemetry_is_not_watched(farm: Farm) -> None:
     measured = farm.result().measurement
     assert measured is not None
     assert measured.telemetry is None
+
+
+# ---- devices that fail
+
+#: A job and a probe on a fake GPU: what its driver says to each stands in two files; without one, all is well.
+ON_A_GPU = """
+said = sys.argv[1] + "." + request["phase"]
+text = open(said).read() if os.path.exists(said) else ""
+if text == "hangs":
+    time.sleep(60)
+if text == "aborts":
+    os.abort()
+if text:
+    report(outcome="error", reason=text)
+elif request["phase"] == "probe":
+    assert request["device_kind"] == "cuda" and os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-1"
+    report(outcome="ok", reason="")
+else:
+    ok()
+"""
+ASSERTED = "RuntimeError: CUDA error: device-side assert triggered\nCUDA kernel errors might be reported later"
+
+
+class GpuFarm(Farm):
+    """A worker with a GPU, whose driver says what a test wants."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.settings = self.settings.model_copy(update={"probe_s": 0.2})
+        self.store.deregister(self.worker.id)
+        where = factories.environment(
+            device_kind="cuda", device_model="NVIDIA H200", device_uuid="GPU-1", threads=1
+        )
+        self.worker = factories.worker("gpu@alpha", environment=where, queues=("gpu",))
+        self.store.register(self.worker)
+
+    def submit(self, **protocol: Any) -> str:
+        wanted = {
+            "measure_deadline_s": 20,
+            "build_deadline_s": 20,
+            "paired": False,
+            "telemetry_s": None,
+            **protocol,
+        }
+        matrix = factories.matrix(protocol=Protocol(name="test", **wanted), devices=("cuda",))
+        return f"{self.store.submit(matrix, again=True).run_id}.000000"
+
+    def say(self, **texts: str) -> None:
+        """What the driver says from now on, by phase; without a text nothing."""
+        for phase, text in texts.items():
+            file = Path(f"{self.template}.{phase}")
+            file.write_text(text)
+            if not text:
+                file.unlink()
+
+    def supervisor(self, script: str = ON_A_GPU, **options: Any) -> Supervisor:
+        return super().supervisor(script, probe=self.prober(), **options)
+
+    def prober(self) -> Prober:
+        command = (sys.executable, "-S", str(self.folder / "child.py"), str(self.template))
+        return Prober(self.settings, self.worker.device_kind, command, deadline_s=1.0)
+
+    def warden(self, clock: Callable[[], float] = time.monotonic) -> Warden:
+        return Warden(self.store, self.settings, self.worker.id, lambda _: self.prober(), clock)
+
+    def quarantined(self) -> str | None:
+        return self.store.quarantined(self.worker.id)
+
+
+@pytest.fixture
+def gpu_farm(tmp_path: Path) -> Iterator[GpuFarm]:
+    made = GpuFarm(tmp_path)
+    before = processes.children()
+    yield made
+    assert processes.children() == before, "something was left behind"
+    made.store.close()
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarantined supervisor does not keep a message for long."""
+    monkeypatch.setattr(supervisor, "QUARANTINE_PATIENCE_S", 0.0)
+
+
+@pytest.mark.parametrize("fault", [ASSERTED, "aborts"])
+def test_a_fault_that_a_job_causes_is_its_own_failure_after_three_attempts(gpu_farm: GpuFarm, fault: str) -> None:
+    gpu_farm.say(measure=fault)
+    job, served = gpu_farm.submit(), gpu_farm.supervisor()
+    texts = [served.handle(job) for _ in range(4)]
+    assert [text.split(":")[1].strip() for text in texts[:3]] == ["crashed"] * 3
+    assert texts[3] == "skipped"
+    found = gpu_farm.result()
+    assert (found.state, found.outcome, found.attempts) == ("failed", Outcome.CRASHED, 3)
+    assert "given up after 3 attempts" in found.reason
+    assert gpu_farm.quarantined() is None
+
+
+@pytest.mark.parametrize("broken", ["RuntimeError: CUDA error: unknown error\nmore", "hangs", "aborts"])
+def test_a_device_that_fails_its_probe_is_quarantined_and_the_job_handed_back_uncounted(
+    gpu_farm: GpuFarm, hasty: None, broken: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    gpu_farm.say(measure=ASSERTED, probe=broken)
+    job, served = gpu_farm.submit(), gpu_farm.supervisor()
+    assert served.handle(job).startswith("handed back: crashed: RuntimeError: CUDA error: device-side assert")
+    reason = gpu_farm.quarantined()
+    assert reason in (
+        "error: RuntimeError: CUDA error: unknown error",
+        "timeout: the probe phase took longer than 1 s",
+        "crashed: SIGABRT",
+    )
+    found = gpu_farm.result()
+    assert (found.state, found.attempts) == ("queued", 1)
+    assert f"failed its probe: {reason}" in found.reason
+    [said] = [message for message in caplog.messages if "is quarantined" in message]
+    assert "nvidia-smi" in said
+    # nothing more is claimed, not even by a supervisor that does not know of it
+    assert served.handle(job) == f"skipped: quarantined: {reason}"
+    assert gpu_farm.supervisor().handle(job) == f"skipped: quarantined: {reason}"
+    gpu_farm.say(measure="", probe="")
+    gpu_farm.warden().step()
+    assert gpu_farm.quarantined() is None
+    assert served.handle(job) == "ok"
+    failures = sa.select(schema.jobs.c.failures, schema.jobs.c.hand_backs)
+    with gpu_farm.store._database.reading() as connection:
+        assert tuple(connection.execute(failures).one()) == (0, 1)
+
+
+def test_a_job_that_breaks_every_device_ends_as_its_own_failure(gpu_farm: GpuFarm, hasty: None) -> None:
+    job, served = gpu_farm.submit(), gpu_farm.supervisor()
+    for _ in range(3):
+        gpu_farm.say(measure=ASSERTED, probe="CUDA error: unknown error")
+        assert served.handle(job).startswith("handed back")
+        gpu_farm.say(probe="")
+        gpu_farm.warden().step()
+    found = gpu_farm.result()
+    assert (found.state, found.outcome, found.attempts) == ("failed", Outcome.CRASHED, 3)
+    assert "3 attempts, each of which left a device that failed its probe" in found.reason
+
+
+def test_a_message_that_comes_in_quarantine_is_served_when_the_device_recovers_soon(gpu_farm: GpuFarm) -> None:
+    job, served = gpu_farm.submit(), gpu_farm.supervisor()
+    gpu_farm.store.quarantine(gpu_farm.worker.id, "in a test")
+    recovery = threading.Timer(0.3, gpu_farm.store.recover, [gpu_farm.worker.id])
+    recovery.start()
+    assert served.handle(job) == "ok"
+    recovery.join()
+
+
+def test_what_says_nothing_of_the_device_is_not_followed_by_a_probe(gpu_farm: GpuFarm) -> None:
+    gpu_farm.say(measure="KeyError: 1", probe="this would be a broken device")
+    assert gpu_farm.supervisor().handle(gpu_farm.submit()) == "failed: error: KeyError: 1"
+    assert gpu_farm.quarantined() is None
+
+
+def test_a_warden_probes_at_its_start_and_then_now_and_then(gpu_farm: GpuFarm) -> None:
+    gpu_farm.supervisor()  # writes the child's script
+    gpu_farm.say(probe="CUDA error: unknown error")
+    now = [0.0]
+    warden = gpu_farm.warden(clock=lambda: now[0])
+    gpu_farm.store.register(replace(gpu_farm.worker, quarantined="its device has not been probed yet"))
+    warden.step()
+    assert gpu_farm.quarantined() == "error: CUDA error: unknown error"
+    gpu_farm.say(probe="")
+    now[0] = 0.1
+    warden.step()
+    assert gpu_farm.quarantined() is not None
+    now[0] = 0.3
+    warden.step()
+    assert gpu_farm.quarantined() is None
+
+
+def test_a_warden_does_not_probe_at_once_what_was_just_probed(gpu_farm: GpuFarm) -> None:
+    gpu_farm.supervisor()
+    now = [0.0]
+    warden = gpu_farm.warden(clock=lambda: now[0])
+    warden.step()
+    gpu_farm.store.quarantine(gpu_farm.worker.id, "in a test")
+    warden.step()
+    assert gpu_farm.quarantined() == "in a test"
+    now[0] = 0.25
+    warden.step()
+    assert gpu_farm.quarantined() is None
+
+
+def test_the_real_probe_passes_on_this_processor(farm: Farm) -> None:
+    with locks.hold(farm.settings.lock_dir, 1) as held:
+        assert Prober(farm.settings, "cpu", supervisor.CHILD)(held) is None
+
+
+def test_a_probe_that_cannot_be_started_is_a_problem(farm: Farm) -> None:
+    with locks.hold(farm.settings.lock_dir, 1) as held:
+        assert "could not be started" in str(Prober(farm.settings, "cpu", ("/no/such/program",))(held))
+
+
+# ---- what a child may take
+
+#: The farm's own child, but for what it does.
+DOING = """
+import os, sys
+sys.path.insert(0, os.getcwd())
+from workers import child
+def do(request):
+    BODY
+child._do = do
+child.answer(child.read(int(sys.argv[2])), int(sys.argv[3]))
+"""
+RUNAWAY = "held = []\n    while True: held.append(TAKES)"
+
+
+def runaway(farm: Farm, takes: str, body: str = RUNAWAY, store: Any = None, **settings: Any) -> Supervisor:
+    farm.settings = farm.settings.model_copy(update=settings)
+    path = farm.folder / "runaway.py"
+    path.write_text(DOING.replace("BODY", body.replace("TAKES", takes)))
+    command = (sys.executable, str(path), str(farm.template))
+
+    return Supervisor(
+        store or farm.store, farm.settings, farm.worker, command=command, needs_build=lambda *_: False
+    )
+
+
+@pytest.mark.parametrize(
+    "takes",
+    [
+        "bytearray(16 << 20)",
+        "bytearray(100)",
+        "__import__('numpy').ones(1 << 20)",
+        "__import__('torch').ones(1 << 20)",
+    ],
+)
+def test_a_runaway_ends_as_out_of_memory_and_says_what_it_could_have(farm: Farm, takes: str) -> None:
+    served = runaway(farm, takes, memory_limit_mb=1024)
+    text = served.handle(farm.submit())
+    assert text.startswith("out_of_memory: ")
+    found = farm.result()
+    assert (found.state, found.outcome) == ("done", Outcome.OUT_OF_MEMORY)
+    assert "1024 MiB (FARM_MEMORY_LIMIT_MB" in found.reason
+
+
+def test_a_forked_control_has_the_same_bounds(farm: Farm) -> None:
+    body = (
+        "if os.fork() == 0:\n"
+        "        import resource\n"
+        "        print('forked', resource.getrlimit(resource.RLIMIT_DATA)[0], flush=True)\n"
+        "        os._exit(0)\n"
+        "    os.wait()\n"
+        "    return {}"
+    )
+    kept: list[Ending] = []
+    served = runaway(farm, "", body, store=Spy(farm.store, kept), memory_limit_mb=1024)
+    served.handle(farm.submit())
+    assert f"forked {1024 << 20}" in kept[0].log_tail
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "outcome"),
+    [
+        (
+            b"terminate called after throwing an instance of 'std::bad_alloc'",
+            -signal.SIGABRT,
+            Outcome.OUT_OF_MEMORY,
+        ),
+        (b"mmap: Cannot allocate memory", -signal.SIGSEGV, Outcome.OUT_OF_MEMORY),
+        (b"std::bad_alloc", 1, Outcome.CRASHED),
+        (b"terminate called without an active exception", -signal.SIGABRT, Outcome.CRASHED),
+    ],
+)
+def test_libraries_that_abort_for_want_of_memory_are_out_of_memory(
+    said: bytes, status: int, outcome: Outcome
+) -> None:
+    ended = watching.Ended(stopped=None, status=status, result=b"", output=said, memory_ran_out=False)
+    assert classify(ended, "measure", 1.0).outcome is outcome
+
+
+def test_temporary_files_over_their_bound_end_the_child_with_a_reason(farm: Farm) -> None:
+    farm.settings = farm.settings.model_copy(update={"disk_limit_mb": 8})
+    script = (
+        "import tempfile\nfolder = tempfile.mkdtemp()\n"
+        "for n in range(12):\n  open(f'{folder}/{n}', 'wb').write(b'x' * (1 << 20))\n"
+        "time.sleep(60)"
+    )
+    text = farm.serve(script)
+    assert text == "failed: error: temporary files of the measure phase took more than FARM_DISK_LIMIT_MB allows"
+    assert farm.result().state == "failed"
+
+
+def test_a_file_over_its_bound_is_an_error_that_names_it(farm: Farm) -> None:
+    takes = f"open({str(farm.folder / 'large')!r}, 'wb').write(b'x' * (32 << 20))"
+    text = runaway(farm, takes, disk_limit_mb=16).handle(farm.submit())
+    assert text.startswith("failed: error: OSError: [Errno 27] File too large")
+    assert "16 MiB (FARM_DISK_LIMIT_MB)" in text
+    assert (farm.folder / "large").stat().st_size <= 16 << 20
+
+
+def test_nothing_is_claimed_while_the_disk_is_full_and_that_is_said_once(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(supervisor, "QUARANTINE_PATIENCE_S", 0.0)
+    job, full = farm.submit(), farm.settings.model_copy(update={"disk_free_mb": 10**9, "probe_s": 0.01})
+    served = farm.supervisor("report(outcome='ok', reason='') if request['phase'] == 'probe' else ok()")
+    served._settings = full
+    texts = [served.handle(job) for _ in range(3)]
+    assert all("FARM_DISK_FREE_MB" in text for text in texts)
+    assert all(text.startswith("skipped: quarantined: ") for text in texts)
+    assert farm.result().attempts == 0
+    command = (sys.executable, "-S", str(farm.folder / "child.py"), str(farm.template))
+    wardens = [
+        Warden(farm.store, settings, farm.worker.id, lambda _: Prober(farm.settings, "cpu", command))
+        for settings in (full, farm.settings)
+    ]
+    wardens[0].step()
+    assert "FARM_DISK_FREE_MB" in str(farm.store.quarantined(farm.worker.id))
+    assert len([message for message in caplog.messages if "is quarantined" in message]) == 1
+    wardens[1].step()
+    served._settings = farm.settings
+    assert served.handle(job) == "ok"

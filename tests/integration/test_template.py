@@ -187,8 +187,8 @@ def test_the_variables_and_the_state_of_one_job_do_not_reach_the_next(
         ("sys.exit(7)", "failed: crashed: exit status 1 without a result"),
         ("answer.update(outcome='unsupported', reason='no bf16')", "unsupported: no bf16"),
         (
-            "answer.update(outcome='ok', padding='x' * 50_000_000)",
-            "failed: error: the result is larger than 16 MiB",
+            "answer.update(outcome='ok', padding='x' * 80_000_000)",
+            "failed: error: the result is larger than 64 MiB: take a shorter max_s (--set max_s=…)",
         ),
     ],
 )

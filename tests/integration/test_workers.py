@@ -113,12 +113,14 @@ class Farm:
         (folder / "child.py").write_text(CHILD)
         (folder / "template.json").write_text(factories.measurement().model_dump_json())
 
-    def worker(self, name: str = "cpu@test", threads: int = THREADS, drain_s: float | None = None) -> Worker:
+    def worker(
+        self, name: str = "cpu@test", threads: int = THREADS, drain_s: float | None = None, program: str = WORKER
+    ) -> Worker:
         log = self.folder / f"{name}.log"
         child = (str(self.folder / "child.py"), str(self.folder / "template.json"), str(self.trace))
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [sys.executable, "-u", "-c", WORKER, name, str(threads), *child],
+                [sys.executable, "-u", "-c", program, name, str(threads), *child],
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **self.settings.model_copy(update={"drain_s": drain_s}).variables()},
@@ -469,3 +471,19 @@ def test_a_worker_whose_broker_is_gone_stops_on_one_signal_after_its_job(farm: F
         farm.server.start()
     assert farm.store.workers() == []
     assert [found.outcome for found in farm.results()] == [Outcome.OK]
+
+
+#: Starts as a worker with a GPU does: nobody knows yet whether its device computes.
+UNPROBED_WORKER = WORKER.replace(
+    "sys.exit(",
+    "import dataclasses\nworker = dataclasses.replace(worker, quarantined='not probed yet')\nsys.exit(",
+)
+
+
+def test_a_worker_that_starts_in_quarantine_serves_once_its_device_was_probed(farm: Farm) -> None:
+    worker = farm.worker(program=UNPROBED_WORKER)
+    farm.submit(1)
+    eventually(farm.finished, within_s=60)
+    assert [(found.outcome, found.attempts) for found in farm.results()] == [(Outcome.OK, 1)]
+    assert "its device computes, and it serves" in worker.log
+    assert worker.stop() == 0

@@ -122,3 +122,8 @@ def test_workers_that_start_together_take_different_gpus(two_gpus: None, tmp_pat
             pool.map(lambda name: door._worker(settings, "cuda", 1, name), ["one", "two", "three", "four"])
         )
     assert sorted(str(worker.device_uuid) for worker in found) == ["GPU-1", "GPU-1", "GPU-2", "GPU-2"]
+
+
+def test_a_worker_with_a_gpu_claims_nothing_before_that_was_probed(two_gpus: None) -> None:
+    assert capabilities.capabilities("cuda").quarantined == "its device has not been probed yet"
+    assert capabilities.capabilities("cpu").quarantined is None

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from farm.errors import BadInput
 from farm.measurement import Accuracy, Memory, Outcome, Samples, Usage
+from farm.verdict import Level
 from results_store.__main__ import app
 from results_store.collate import Answer, Row, collate, export, speedup
 from results_store.exporters.csv import COLUMNS
@@ -501,3 +502,12 @@ def test_the_commands_errors_have_their_exit_codes(
     monkeypatch.setenv("FARM_DATABASE_URL", "postgresql://farm:geheim@127.0.0.1:9/farm")
     away = command.invoke(app, ["runs"])
     assert (away.exit_code, "geheim" in away.output) == (3, False)
+
+
+def test_what_is_to_be_measured_again_keeps_its_row_meanwhile(store: Store, tmp_path: Path) -> None:
+    run = factories.submitted(store)
+    measure(store)
+    assert store.retry(run, remeasure=Level.VALID).measured == 1
+    end(store, Outcome.CRASHED, "signal 11")
+    [row] = table(store, run, tmp_path)
+    assert (row["outcome"], row["repeats_measured"], row["attempts"]) == ("ok", "1", "2")

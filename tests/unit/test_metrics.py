@@ -34,6 +34,8 @@ def test_every_figure_has_its_name_and_labels(tmp_path: Path) -> None:
     with closing(open_store(f"sqlite:///{tmp_path}/farm.db")) as store:
         store.register(factories.worker())
         store.register(factories.worker("gpu@alpha", device_kind="cuda", queues=("gpu", "gpu.h200")))
+        store.register(factories.worker("broken@alpha", device_kind="cuda", queues=("gpu",)))
+        store.quarantine("broken@alpha", "hangs")
         run = store.submit(factories.matrix(batch_sizes=(1, 2, 3, 4))).run_id
         for outcome in (Outcome.ERROR, Outcome.UNSUPPORTED):
             claim = store.claim("cpu@alpha")
@@ -63,6 +65,7 @@ def test_every_figure_has_its_name_and_labels(tmp_path: Path) -> None:
         "farm_workers_alive{device_kind=cpu,queue=cpu}": 1,
         "farm_workers_alive{device_kind=cuda,queue=gpu}": 1,
         "farm_workers_alive{device_kind=cuda,queue=gpu.h200}": 1,
+        "farm_workers_quarantined{device_kind=cuda,queue=gpu}": 1,
         "farm_attempts{outcome=error}": 1,
         "farm_attempts{outcome=unsupported}": 1,
         "farm_attempts{outcome=lost}": 1,

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from farm.measurement import Outcome
 from producer.__main__ import app
-from results_store.store import open_store
+from results_store.store import Ending, open_store
 from tests import factories
 
 
@@ -160,15 +162,15 @@ def test_settings_that_cannot_be_read_are_explained(place: Path, monkeypatch: py
     assert "lease_s" in result.stderr.lower()
 
 
-@pytest.mark.parametrize("command", ["status", "watch", "resume", "cancel"])
+@pytest.mark.parametrize("command", ["status", "watch", "resume", "cancel", "retry"])
 def test_a_run_that_is_not_there_is_named(place: Path, command: str) -> None:
-    mode = ["--local"] if command == "resume" else []
+    mode = {"resume": ["--local"], "retry": ["--failed", "--local"]}.get(command, [])
     result = called(command, "20990101-000000-abcd", *mode)
     assert result.exit_code == 2
     assert "20990101-000000-abcd" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["submit-matrix", "status", "watch", "resume", "cancel"])
+@pytest.mark.parametrize("command", ["submit-matrix", "status", "watch", "resume", "cancel", "retry"])
 def test_the_help_of_every_command_has_examples(command: str) -> None:
     result = called(command, "--help")
     assert result.exit_code == 0
@@ -229,3 +231,71 @@ def test_a_dry_run_tells_of_the_weights_and_keeps_none(place: Path) -> None:
     assert result.exit_code == 0
     assert "weights sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881" in result.stdout
     assert [path.name for path in place.iterdir()] == ["mine.pth"]
+
+
+def test_a_name_is_checked_before_anything_is_done(place: Path) -> None:
+    for mode in ([], ["--local"], ["--dry-run"]):
+        result = submit("--optimizations", "baseline", "--name", "../results", *mode)
+        assert result.exit_code == 2
+        assert "--name '../results'" in result.stderr
+    assert empty(place)
+
+
+def test_a_name_in_a_matrix_file_is_refused_with_where_it_belongs(place: Path) -> None:
+    (place / "mine.toml").write_text('optimizations = ["baseline"]\nname = "nightly"\n')
+    result = submit("--matrix", "mine.toml", "--dry-run")
+    assert result.exit_code == 2
+    assert "name the run with --name" in result.stderr
+
+
+def test_status_shows_names_and_takes_them(place: Path) -> None:
+    with closing(open_store(f"sqlite:///{place}/.farm/farm.db")) as store:
+        run = store.submit(factories.matrix(), name="nightly").run_id
+    assert "nightly" in called("status").stdout
+    assert f"Run nightly ({run}):" in called("status", "nightly").stdout
+    wrong = called("status", "nightli")
+    assert wrong.exit_code == 2
+    assert "Did you mean 'nightly'" in wrong.stderr
+    assert "producer resume nightly" in called("cancel", "nightly").stdout
+    assert "1 cancelled" in called("watch", "nightly").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "--failed"),
+        (["--remeasure", "suspicious"], "Did you mean 'suspect'"),
+        (["--remeasure", "VALID"], "Possible: invalid, suspect"),
+        (["--failed", "--workers", "2"], "--workers belongs to --local"),
+    ],
+)
+def test_a_retry_of_nothing_or_of_an_unknown_verdict_ends_with_2(
+    place: Path, arguments: list[str], said: str
+) -> None:
+    result = called("retry", "latest", *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert empty(place)
+
+
+def test_a_run_with_failed_jobs_says_how_to_try_them_again(place: Path) -> None:
+    with closing(open_store(f"sqlite:///{place}/.farm/farm.db")) as store:
+        store.submit(factories.matrix(), name="nightly")
+        store.register(factories.worker())
+        claim = store.claim("cpu@alpha")
+        assert claim is not None
+        store.finish(claim, Ending(outcome=Outcome.ERROR, reason="KeyError"))
+    for command in ("status", "watch"):
+        assert "1 job has failed. Try again: python -m producer retry nightly --failed" in (
+            called(command, "nightly").stdout
+        )
+
+
+def test_status_shows_why_a_worker_does_not_serve(place: Path) -> None:
+    with closing(open_store(f"sqlite:///{place}/.farm/farm.db")) as store:
+        run = store.submit(factories.matrix()).run_id
+        store.register(factories.worker())
+        assert " yes" in called("status").stdout
+        store.quarantine("cpu@alpha", "crashed: SIGBUS")
+    assert "crashed: SIGBUS" in called("status").stdout
+    assert "cpu@alpha is quarantined and claims nothing: crashed: SIGBUS" in called("status", run).stdout

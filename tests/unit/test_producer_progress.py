@@ -148,3 +148,10 @@ def test_an_attempt_that_was_lost_is_no_end_of_a_job_that_was_cancelled() -> Non
     outcomes = {Outcome.OK: 1, Outcome.LOST: 1}
     assert shown.ends(progress(states={State.CANCELLED: 2}, outcomes=outcomes)) == {Outcome.OK: 1}
     assert shown.ends(progress(states={State.FAILED: 1}, outcomes=outcomes)) == outcomes
+
+
+def test_a_worker_in_quarantine_is_shown_when_that_is_news() -> None:
+    waiting = {"running": (), "states": {State.DONE: 4, State.QUEUED: 6}}
+    broken = progress(**waiting, quarantined=(("gpu@alpha", "error:\nCUDA error"),))
+    text = followed(progress(**waiting), broken, broken, progress(**FINISHED))
+    assert text.count("gpu@alpha is quarantined and claims nothing: error: CUDA error") == 1

@@ -105,3 +105,11 @@ def test_a_folder_with_val_alone_is_enough_where_weights_are_given(tmp_path: Pat
     assert submit.with_digest(given, tmp_path, must_exist=True).dataset_digest is not None
     with pytest.raises(BadInput, match="weights that are given"):
         submit.with_digest(factories.matrix(dataset="image_folder:mine"), tmp_path, must_exist=True)
+
+
+def test_a_queue_whose_only_worker_is_quarantined_says_why_and_what_to_start() -> None:
+    gpu = factories.worker("gpu@alpha", queues=("gpu",), quarantined="error: CUDA error: unknown error")
+    [sentence] = submit.unserved(factories.matrix(devices=("cuda",)), [gpu])
+    assert "gpu@alpha is quarantined: error: CUDA error: unknown error" in sentence
+    assert "python -m workers --device cuda" in sentence
+    assert submit.unserved(factories.matrix(devices=("cuda",)), [gpu, factories.worker(queues=("gpu",))]) == []

@@ -195,3 +195,13 @@ def test_a_health_file_that_cannot_be_touched_is_told_once(
     pulse()
     [said] = caplog.messages
     assert "FARM_HEALTH_FILE" in said
+
+
+def test_a_queue_that_only_a_quarantined_worker_serves_gets_no_messages(
+    store: Store, broker: Broker, reconciler: Reconciler
+) -> None:
+    submit(store)
+    store.quarantine("cpu@alpha", "hangs")
+    assert reconciler.step() == 0
+    store.recover("cpu@alpha")
+    assert reconciler.step() == 1

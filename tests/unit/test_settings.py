@@ -63,7 +63,16 @@ def test_a_secret_that_cannot_be_read_is_named_and_not_shown(secrets: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"), [("FARM_LEASE_S", "soon"), ("FARM_DRAIN_S", "0"), ("FARM_RENEW_S", "-1")]
+    ("variable", "value"),
+    [
+        ("FARM_LEASE_S", "soon"),
+        ("FARM_DRAIN_S", "0"),
+        ("FARM_RENEW_S", "-1"),
+        ("FARM_PROBE_S", "0"),
+        ("FARM_MEMORY_LIMIT_MB", "1"),
+        ("FARM_DISK_LIMIT_MB", "much"),
+        ("FARM_DISK_FREE_MB", "-1"),
+    ],
 )
 def test_a_value_that_cannot_be_used_is_shown_with_its_variable(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str
@@ -92,6 +101,10 @@ def test_a_child_sees_the_same_settings(monkeypatch: pytest.MonkeyPatch, tmp_pat
         data_dir=tmp_path,
         weights_dir=tmp_path / "elsewhere",
         drain_s=3.0,
+        memory_limit_mb=2048,
+        disk_limit_mb=100,
+        disk_free_mb=50,
+        probe_s=5.0,
         health_file=Path("/run/alive"),
         broker_url="redis://x",
         lease_s=7.0,
@@ -102,6 +115,8 @@ def test_a_child_sees_the_same_settings(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert (found.data_dir, found.drain_s, found.health_file) == (tmp_path, 3.0, Path("/run/alive"))
     assert found.weights == tmp_path / "elsewhere"
     assert (found.broker_url, found.lease_s) == ("redis://x", 7.0)
+    assert (found.memory_limit_mb, found.disk_limit_mb, found.disk_free_mb) == (2048, 100, 50)
+    assert found.probe_s == 5.0
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.errors import BadInput
-from farm.spec import PRESETS, JobSpec, Matrix, Protocol, changed, job, preset, validated
+from farm.spec import PRESETS, JobSpec, Matrix, Protocol, changed, completed, job, preset, stored, validated
 
 RECIPES = ["baseline", "channels_last", "amp", "torchscript", "compile", "onnxruntime"]
 
@@ -239,3 +239,31 @@ def test_what_cannot_be_set_is_said_with_the_flag(setting: str, said: str) -> No
 def test_a_size_that_a_model_cannot_take_is_refused_before_anything_is_queued() -> None:
     with pytest.raises(BadInput, match=r"inception_v3 cannot take images of 64×64 pixels\. Possible"):
         validated(Matrix, {"models": ["resnet18", "inception_v3"], "optimizations": ["baseline"]})
+
+
+#: A protocol as the first farm that kept results wrote it down.
+FIRST = {
+    "name": "standard",
+    "warmup_min_s": 0.5,
+    "warmup_max_s": 10.0,
+    "warmup_min_calls": 3,
+    "min_s": 2.0,
+    "min_calls": 11,
+    "target_half_width": 0.01,
+    "max_s": 10.0,
+    "distinct_inputs": 8,
+    "accuracy_samples": None,
+    "build_deadline_s": 1800.0,
+    "measure_deadline_s": 900.0,
+}
+
+
+def test_a_protocol_that_an_older_farm_wrote_down_is_read_as_what_it_did() -> None:
+    written = json.dumps({**job().model_dump(mode="json"), "protocol": FIRST})
+    read = stored(JobSpec, written).protocol
+    assert (read.paired, read.isolation, read.remeasure, read.telemetry_s) == (False, "spawn", 0, None)
+    assert stored(JobSpec, job().canonical()) == job()
+
+
+def test_every_field_of_a_protocol_says_what_was_before_it() -> None:
+    assert set(completed({"protocol": FIRST})["protocol"]) == set(Protocol.model_fields)

@@ -19,7 +19,7 @@ import pytest
 import sqlalchemy as sa
 
 from farm.errors import BadInput, Unreachable
-from results_store import watch
+from results_store import schema, watch
 from results_store.collate import collate
 from results_store.exporters import csv, detailed, profiles
 from results_store.store import Store
@@ -294,3 +294,22 @@ def test_the_service_writes_what_ends_and_stops_quietly(store: Store, tmp_path: 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
+
+
+def test_a_named_run_is_written_into_a_folder_of_its_name(store: Store, tmp_path: Path) -> None:
+    desk = Desk(lambda: store, tmp_path)
+    run = store.submit(factories.matrix(), name="nightly").run_id
+    factories.measure_all(store, "cpu@alpha")
+    assert desk.step() == [f"Run nightly ({run}): {desk.results / 'nightly' / csv.FILE}"]
+    assert desk.step() == []
+    assert [folder.name for folder in desk.results.iterdir()] == ["nightly"]
+
+
+def test_a_name_that_was_put_into_the_database_leads_nowhere_else(store: Store, tmp_path: Path) -> None:
+    run = ended(store)
+    with store._database.writing() as connection:
+        connection.execute(sa.update(schema.runs).values(name="../escaped"))
+    desk = Desk(lambda: store, tmp_path)
+    desk.step()
+    assert (desk.results / run / csv.FILE).exists()
+    assert not (tmp_path / "escaped").exists()
