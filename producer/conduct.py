@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console, RenderableType
 
 from farm.errors import BadInput
+from farm.inside import inside
 from farm.settings import Settings
 from farm.spec import Matrix
 from producer import local, progress, results, seats, show, submit
@@ -15,6 +17,8 @@ from results_store.collate import collate, export
 from results_store.exporters import DEFAULT
 from results_store.store import Store
 from results_store.values import RunInfo, State, Submission
+
+log = logging.getLogger(__name__)
 
 #: Where a run's results go, each in a directory of its id.
 RESULTS = Path("results")
@@ -162,11 +166,12 @@ def _hand_over(desk: Desk, run_id: str, output: Path | None) -> int:
     """Prints the results and writes the CSV and what goes with it; the CSV's path is the last line."""
     ended = desk.store.progress(run_id)
     collated = collate(desk.store, run_id)
-    paths = {name: export(collated, output or RESULTS / run_id, name) for name in DEFAULT}
+    paths = {name: export(collated, output or inside(RESULTS, run_id), name) for name in DEFAULT}
     desk.say(results.table(collated.rows))
     for note in results.notes(collated.rows):
         desk.say(note)
     desk.say(show.ending(ended))
+    log.info("run %s has ended: %s", run_id, paths["csv"], extra={"run": run_id})
     desk.say(str(paths["csv"]))
     return show.exit_code(ended)
 
@@ -184,9 +189,11 @@ def _announce(desk: Desk, submission: Submission, run: RunInfo) -> None:
     if submission.created:
         jobs = progress.with_controls(f"{run.jobs} jobs", run.controls)
         desk.say(f"Run {run.run_id}: {cells} cells, {jobs}.")
+        log.info("run %s is submitted: %s", run.run_id, jobs, extra={"run": run.run_id})
         if submission.done_already:
             desk.say(f"{submission.done_already} of them were measured before and need no new attempt.")
     else:
+        log.info("run %s is taken up", run.run_id, extra={"run": run.run_id})
         desk.say(f"Taking up run {run.run_id}: {run.states.get(State.DONE, 0)} of {run.jobs} jobs are measured.")
 
 

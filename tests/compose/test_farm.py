@@ -123,7 +123,7 @@ def test_prometheus_hears_of_the_farm_and_knows_its_alerts(farm: Containers) -> 
     rules = farm.compose(
         *("exec", "-T", "prometheus", "promtool", "check", "config", "/etc/prometheus/prometheus.yml")
     )
-    assert "5 rules found" in rules
+    assert "7 rules found" in rules
     eventually(lambda: '"health":"up"' in asked(farm, "FARM_PROMETHEUS_PORT", "/api/v1/targets"), within_s=90)
 
     def known() -> bool:
