@@ -165,3 +165,19 @@ def told(url: str, question: str) -> dict[str, Any]:
         [sys.executable, "-c", asking], env=variables, capture_output=True, text=True, check=True, timeout=60
     )
     return dict(json.loads(done.stdout))
+
+
+def test_a_producer_that_waits_serves_the_stores_figures(farm: Farm) -> None:
+    farm.submit(3)
+    port = str(farm.settings.metrics_port)
+    command = [sys.executable, "-m", "producer", "watch", "--metrics-port", port]
+    variables = {**os.environ, **farm.settings.variables()}
+    with subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            found = eventually(lambda: scraped(farm), within_s=60)
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    assert found["farm_store_up{}"] == 1
+    assert found["farm_jobs_waiting{queue=cpu}"] == 3
+    assert scraped(farm) == {}
