@@ -27,8 +27,16 @@ from farm.spec import JobSpec, changed, job, preset, validated
 from farm.spec import eval_samples as samples_of
 from farm.verdict import judge
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", help=__doc__)
-cache = typer.Typer(no_args_is_help=True, help="What was built: list it, or remove it.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    help=__doc__,
+    pretty_exceptions_enable=False,
+)
+cache = typer.Typer(
+    no_args_is_help=True, help="What was built: list it, or remove it.", pretty_exceptions_enable=False
+)
 app.add_typer(cache, name="cache")
 
 USAGE = 2

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from farm.errors import CorruptArtifact, FarmError
+from farm.errors import BadInput, CorruptArtifact, FarmError
+from farm.inside import inside
 
 MANIFEST = "manifest.json"
 
@@ -65,6 +66,8 @@ class Entry:
 class _Manifest(BaseModel):
     """`manifest.json` of an artifact."""
 
+    model_config = ConfigDict(extra="forbid")
+
     #: Digest of every file, by its path in the folder.
     files: dict[str, str] = Field(min_length=1)
     facts: dict[str, Any]
@@ -73,6 +76,8 @@ class _Manifest(BaseModel):
 
 class _Failure(BaseModel):
     """`<artifact>.failed.json`."""
+
+    model_config = ConfigDict(extra="forbid")
 
     reason: str
 
@@ -107,12 +112,12 @@ class ArtifactCache:
             FarmError: its build failed earlier, with the reason from then.
         """
         self._raise_failure(key)
-        folder = self.root / key
+        folder = inside(self.root, key)
         try:
             manifest = _Manifest.model_validate_json((folder / MANIFEST).read_bytes())
-            wrong = [name for name, digest in manifest.files.items() if _digest(folder / name) != digest]
+            wrong = [name for name, digest in manifest.files.items() if _digest(inside(folder, name)) != digest]
             size = sum((folder / name).stat().st_size for name in manifest.files)
-        except (OSError, ValidationError) as error:
+        except (OSError, ValidationError, BadInput) as error:
             why = str(error).splitlines()[0]
             raise CorruptArtifact(f"Artifact {folder} cannot be read ({why}).") from None
         if wrong:

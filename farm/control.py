@@ -140,7 +140,7 @@ def spawn(spec: JobSpec, settings: Settings) -> LiveControl:
     """Starts it anew, from a process that may have done anything."""
     ours, theirs = Pipe()
     command = [sys.executable, "-m", "farm.control", str(theirs.fileno()), str(os.getpid())]
-    variables = {**os.environ, **settings.variables(), **allocator.variables(spec.recipe.allocator)}
+    variables = {**settings.without_secrets(), **allocator.variables(spec.recipe.allocator)}
     process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=variables)
     theirs.close()
     ours.send(spec.model_dump_json())

@@ -14,10 +14,12 @@ import signal
 import ssl
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 import redis
+from billiard import util as billiard_util
 from celery import Celery, signals
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from celery.worker import state as worker_state
@@ -29,6 +31,7 @@ from kombu.utils.json import loads
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from farm import logs
 from farm.errors import BadInput, Unreachable
 
 log = logging.getLogger(__name__)
@@ -51,6 +54,15 @@ _MAX_MESSAGE_BYTES = 64 * 1024
 _JOB_ID = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
 _SCHEMES = ("redis", "rediss")
+
+#: What may be asked of a worker through the broker: to show itself. Flower needs these, and nobody more: what
+#: stops jobs is the store's cancel flag, what stops a worker is a signal.
+_LOOKS = frozenset(
+    {
+        *("active", "active_queues", "clock", "conf", "enable_events", "heartbeat", "ping"),
+        *("query_task", "registered", "reserved", "revoked", "scheduled", "stats"),
+    }
+)
 
 
 def create_app(broker_url: str, queues: Iterable[str] = ()) -> Celery:
@@ -176,6 +188,8 @@ def serve(
     warnings.filterwarnings("ignore", category=SecurityWarning)  # Root and pickle: the farm accepts JSON only.
     app = create_app(broker_url, queues)
     _add_task(app, handler)
+    _only_show()
+    signals.setup_logging.connect(_keep_logging)
     worker = app.Worker(
         hostname=name,
         pool="prefork",
@@ -230,7 +244,6 @@ _SETTINGS: Mapping[str, Any] = {
     "worker_send_task_events": True,
     "task_send_sent_event": True,
     "task_track_started": True,
-    "worker_hijack_root_logger": False,
     "worker_redirect_stdouts": False,
     "enable_utc": True,
 }
@@ -253,7 +266,28 @@ def _add_task(app: Celery, handler: Callable[[str], str]) -> None:
         if not isinstance(job_id, str) or _JOB_ID.fullmatch(job_id) is None:
             log.warning("discarded a message: its arguments name no job: %.200r %.200r", args, kwargs)
             return "discarded: names no job"
-        return handler(job_id)
+        with logs.about(job=job_id):
+            return handler(job_id)
+
+
+def _only_show() -> None:
+    """Workers of this process obey no command that comes through the broker: whoever reaches that may look."""
+    from celery.worker.control import Panel
+
+    for name in set(Panel.data) - _LOOKS:
+        Panel.data[name] = partial(_refuse, name)
+
+
+def _refuse(name: str, state: Any, **arguments: Any) -> dict[str, str]:
+    log.warning("refused the command %s: a worker obeys none that comes through the broker", name)
+    return {"error": "refused: this worker obeys no command that comes through the broker"}
+
+
+def _keep_logging(**_: Any) -> None:
+    """Leaves logging as the door has set it up, for Celery as for the farm; where its pool speaks, it is heard."""
+    pool = billiard_util.get_logger()
+    pool.propagate = True
+    pool.setLevel(logging.ERROR)
 
 
 def _stop_on_signals(on_abort: Callable[[], None], drain_s: float | None) -> None:

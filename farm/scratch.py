@@ -7,7 +7,6 @@ the data directory, because what they write there they also run: `/tmp` may be m
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 import time
@@ -34,13 +33,12 @@ def folder(settings: Settings) -> Iterator[Path]:
 
 
 def environment(settings: Settings, temporary: Path) -> dict[str, str]:
-    """This process's variables for a child with that folder; builds share what compilers cached all the same."""
+    """A child's variables, with that folder and no secret; builds share what compilers cached all the same."""
     return {
         # Overridden by the user's own.
         "TORCHINDUCTOR_CACHE_DIR": str(settings.data_dir.resolve() / "inductor"),
         "TORCH_EXTENSIONS_DIR": str(settings.data_dir.resolve() / "extensions"),
-        **os.environ,
-        **settings.variables(),
+        **settings.without_secrets(),
         "TMPDIR": str(temporary),
     }
 

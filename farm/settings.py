@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import (
@@ -21,7 +21,8 @@ from farm.errors import BadInput
 #: Names a folder in which each setting may be a file, called like its variable in lower case.
 SECRETS_DIR = "FARM_SECRETS_DIR"
 
-_SECRETS = ("celery_broker_url", "farm_database_url", "flower_basic_auth")
+#: Variables with passwords in them.
+_SECRETS = ("CELERY_BROKER_URL", "FARM_DATABASE_URL", "FLOWER_BASIC_AUTH")
 
 #: Not where TMPDIR points: all farms of a host share it, whoever started them and from where.
 _TEMPORARY = Path("/tmp" if os.name == "posix" else tempfile.gettempdir())
@@ -69,6 +70,12 @@ class Settings(BaseSettings):
     drain_s: float | None = Field(default=None, gt=0)
     #: Touched now and then by a service that lives; None where nobody looks.
     health_file: Path | None = None
+    #: How log lines look: `text` for people, `json` for machines.
+    log_format: Literal["text", "json"] = "text"
+    #: A worker serves `/metrics` for Prometheus on this port; 0 serves none.
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    #: The interface of that port; anyone who reaches it may ask.
+    metrics_address: str = "127.0.0.1"
 
     @classmethod
     def settings_customise_sources(
@@ -125,10 +132,18 @@ class Settings(BaseSettings):
             # Workers are children, too: of an embedded farm.
             "FARM_DRAIN_S": None if self.drain_s is None else str(self.drain_s),
             "FARM_HEALTH_FILE": None if self.health_file is None else str(self.health_file.absolute()),
+            "FARM_LOG_FORMAT": self.log_format,
+            "FARM_METRICS_PORT": str(self.metrics_port),
+            "FARM_METRICS_ADDRESS": self.metrics_address,
             "CELERY_BROKER_URL": self.broker_url,
             "FLOWER_BASIC_AUTH": self.flower_basic_auth,
         }
         return {name: value for name, value in values.items() if value is not None}
+
+    def without_secrets(self) -> dict[str, str]:
+        """These settings and this process's variables for a process that only measures: it needs no password."""
+        every = {**os.environ, **self.variables()}
+        return {name: value for name, value in every.items() if name not in (*_SECRETS, SECRETS_DIR)}
 
 
 def load() -> Settings:
@@ -167,7 +182,7 @@ def _secrets_dir() -> Path | None:
 def _check_files(folder: Path) -> None:
     """An empty secret would silently mean another broker or database."""
     for file in folder.iterdir():
-        if file.name.lower() in _SECRETS and not (file.is_file() and file.stat().st_size):
+        if file.name.upper() in _SECRETS and not (file.is_file() and file.stat().st_size):
             raise BadInput(f"{SECRETS_DIR}: {file} has to be a file with something in it. Write it, or remove it.")
 
 

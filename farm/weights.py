@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from farm import datasets, models
 from farm.datasets import Split
 from farm.errors import BadInput, FarmError, shorten
+from farm.inside import inside
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +80,7 @@ def keep(value: str, file: Path, folder: Path) -> Path:
         BadInput: the file changed meanwhile, or the folder cannot be written to.
     """
     digest = value.removeprefix("sha256:")
-    kept = folder / f"{digest}{_ending(file)}"
+    kept = inside(folder, f"{digest}{_ending(file)}")
     if kept.is_file() and _sha256(kept) == digest:
         return kept
     try:
@@ -101,8 +102,9 @@ def locate(value: str, folder: Path) -> Path:
     """
     digest = value.removeprefix("sha256:")
     for ending in dict.fromkeys(ENDINGS.values()):
-        if (folder / f"{digest}{ending}").is_file():
-            return folder / f"{digest}{ending}"
+        kept = inside(folder, f"{digest}{ending}")
+        if kept.is_file():
+            return kept
     raise BadInput(
         f"No weights {value} on this host: {folder} has no {digest}.safetensors and no {digest}.pth. Copy it "
         f"there from the host that submitted the matrix, or set FARM_WEIGHTS_DIR to the folder that has it."

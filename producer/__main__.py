@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from farm import logs
 from farm import weights as given_weights
 from farm.errors import BadInput, FarmError, Unreachable, unknown
 from farm.settings import Settings, load
@@ -22,7 +23,7 @@ from producer import conduct, request, show, submit
 from producer.conduct import Desk
 from producer.progress import one_line, quarantined, summary
 from producer.seats import seats
-from results_store import names
+from results_store import metrics, names
 from results_store.store import State, open_store
 
 #: Where there is no terminal there is no width to keep to.
@@ -54,6 +55,15 @@ Output = Annotated[
 ]
 RunId = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's name or id, the beginning of an id, or 'latest'.")
+]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PORT",
+        min=1,
+        max=65535,
+        help="Meanwhile serve /metrics for Prometheus on this port of 127.0.0.1.",
+    ),
 ]
 
 
@@ -118,6 +128,7 @@ def submit_matrix(
         bool, typer.Option("--require-workers", help="Refuse where a queue has no living worker.")
     ] = False,
     output_dir: Output = None,
+    metrics_port: MetricsPort = None,
 ) -> None:
     """Measure models × recipes × batch sizes × devices.
 
@@ -161,6 +172,7 @@ def submit_matrix(
         _check_workers(workers, local)
         if name is not None:
             names.check(name)
+        _check_port(metrics_port, stays=wait or local)
         asked = request.matrix(flags, matrix)
         if dry_run:
             _dry_run(asked)
@@ -182,6 +194,7 @@ def submit_matrix(
             require_workers=require_workers,
             output=output_dir,
             weights_file=file,
+            metrics_port=metrics_port,
         )
     raise typer.Exit(code)
 
@@ -219,15 +232,15 @@ def status(
 
 
 @app.command()
-def watch(run: RunId = "latest") -> None:
+def watch(run: RunId = "latest", metrics_port: MetricsPort = None) -> None:
     """Show a run until it has ended; Ctrl-C ends the watching, not the run.
 
     \b
     Examples:
       python -m producer watch
-      python -m producer watch 20260131-120000-1a2b
+      python -m producer watch 20260131-120000-1a2b --metrics-port 9108
     """
-    with _explained(), _desk(load()) as desk:
+    with _explained(), _desk(load(), metrics_port) as desk:
         code = conduct.watch(desk, run)
     raise typer.Exit(code)
 
@@ -316,11 +329,12 @@ def _submitted(
     wait: bool,
     output: Path | None,
     weights_file: Path | None,
+    metrics_port: int | None,
 ) -> int:
     """Everything that can be refused is looked at before the store is opened, and that before it is written."""
     taken = seats(matrix, workers or 1) if local else []
     broker_url = _broker_first(settings, local)
-    with _desk(settings) as desk:
+    with _desk(settings, metrics_port) as desk:
         if name is not None:
             desk.store.require_name(name, matrix, again=again)
         _keep(matrix, weights_file, settings)
@@ -373,6 +387,11 @@ def _check_workers(workers: int | None, local: bool) -> None:
         )
 
 
+def _check_port(port: int | None, *, stays: bool) -> None:
+    if port is not None and not stays:
+        raise BadInput("--metrics-port belongs to --wait or --local: nobody would be there to answer.")
+
+
 def _keep(matrix: Matrix, file: Path | None, settings: Settings) -> None:
     if file is not None and matrix.weights is not None:
         given_weights.keep(matrix.weights, file, settings.weights)
@@ -390,8 +409,13 @@ def _dry_run(matrix: Matrix) -> None:
 
 
 @contextmanager
-def _desk(settings: Settings) -> Iterator[Desk]:
-    with closing(open_store(settings.database)) as store:
+def _desk(settings: Settings, metrics_port: int | None = None) -> Iterator[Desk]:
+    if settings.log_format == "json":  # people are told the same on stdout
+        logs.set_up("INFO", "json")
+    with ExitStack() as held:
+        store = held.enter_context(closing(open_store(settings.database)))
+        if metrics_port is not None:
+            held.enter_context(metrics.served(store.tally, metrics_port))
         yield Desk(settings=settings, store=store, console=_console())
 
 

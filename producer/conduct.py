@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TypeAlias
 from rich.console import Console, RenderableType
 
 from farm.errors import BadInput
+from farm.inside import inside
 from farm.settings import Settings
 from farm.spec import Matrix
 from farm.verdict import Level
@@ -18,6 +20,8 @@ from results_store.collate import collate, export
 from results_store.exporters import DEFAULT
 from results_store.store import Store
 from results_store.values import RunInfo, State, Submission
+
+log = logging.getLogger(__name__)
 
 #: Where a run's results go, each in a directory of its name or its id.
 RESULTS = Path("results")
@@ -202,13 +206,14 @@ def _hand_over(desk: Desk, run: RunInfo, output: Path | None) -> int:
     """Prints the results and writes the CSV and what goes with it; the CSV's path is the last line."""
     ended = desk.store.progress(run.run_id)
     collated = collate(desk.store, run.run_id)
-    paths = {name: export(collated, output or RESULTS / run.folder, name) for name in DEFAULT}
+    paths = {name: export(collated, output or inside(RESULTS, run.folder), name) for name in DEFAULT}
     desk.say(results.table(collated.rows))
     for note in results.notes(collated.rows):
         desk.say(note)
     desk.say(show.ending(ended))
     if ended.states.get(State.FAILED, 0):
         desk.say(show.retry(ended))
+    log.info("run %s has ended: %s", run.run_id, paths["csv"], extra={"run": run.run_id})
     desk.say(str(paths["csv"]))
     return show.exit_code(ended)
 
@@ -218,9 +223,11 @@ def _announce(desk: Desk, submission: Submission, run: RunInfo) -> None:
     if submission.created:
         jobs = progress.with_controls(f"{run.jobs} jobs", run.controls)
         desk.say(f"Run {run.title}: {cells} cells, {jobs}.")
+        log.info("run %s is submitted: %s", run.run_id, jobs, extra={"run": run.run_id})
         if submission.done_already:
             desk.say(f"{submission.done_already} of them were measured before and need no new attempt.")
     else:
+        log.info("run %s is taken up", run.run_id, extra={"run": run.run_id})
         desk.say(f"Taking up run {run.title}: {run.states.get(State.DONE, 0)} of {run.jobs} jobs are measured.")
         if run.states.get(State.FAILED, 0):
             desk.say(show.retry(run))

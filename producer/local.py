@@ -10,6 +10,7 @@ import base64
 import fcntl
 import importlib.util
 import json
+import logging
 import os
 import platform
 import secrets
@@ -27,6 +28,7 @@ from typing import Any
 
 from farm import queue
 from farm.errors import BadInput, FarmError, Unreachable
+from farm.inside import inside
 from farm.settings import Settings
 from producer import submit
 from producer.children import Child
@@ -49,6 +51,8 @@ _USAGE = 2
 TERMINAL = frozenset({"SUCCESS", "FAILURE", "REVOKED", "REJECTED", "IGNORED"})
 
 Say = Callable[[str], None]
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -120,7 +124,7 @@ class LocalFarm:
         #: With its credentials, for the person who started the farm; empty where Flower did not start.
         self.flower_url = ""
         #: Where the children's logs are.
-        self.folder = settings.data_dir.resolve() / "logs" / run_id
+        self.folder = inside(settings.data_dir.resolve() / "logs", run_id)
         self._run_id = run_id
         self._store = store
         self._seats = seats
@@ -161,7 +165,7 @@ class LocalFarm:
             if chance == 2:
                 raise Unreachable(f"{program} did not start. Its last words:\n{child.last_lines()}")
 
-    def start_flower(self) -> None:
+    def start_flower(self, private: Path) -> None:
         """Starts Flower and waits until it listens to events; the run goes on without it if it does not."""
         listening = _listeners(self.broker_url)
         self._flower_port = free_port()
@@ -187,7 +191,16 @@ class LocalFarm:
             return
         credentials = "" if self.settings.flower_basic_auth else f"{self._flower_auth}@"
         self.flower_url = f"http://{credentials}127.0.0.1:{self._flower_port}/"
-        self._say(f"Flower: {self.flower_url}")
+        self._say(f"Flower: {self._shown_url(private)}")
+
+    def _shown_url(self, private: Path) -> str:
+        """Where Flower is. Its password, made for this run, is shown on a terminal only: all else may be kept."""
+        if self.settings.flower_basic_auth or sys.stdout.isatty():
+            return self.flower_url
+        file = private / "flower_basic_auth"
+        file.touch(mode=0o600)
+        file.write_text(self._flower_auth)
+        return f"http://127.0.0.1:{self._flower_port}/ (user and password: {file})"
 
     def start_workers(self) -> None:
         """Starts a worker for every seat."""
@@ -250,12 +263,16 @@ class LocalFarm:
         number = len(self._worker_ids) + 1
         name = f"{seat.device}-local-{secrets.token_hex(3)}-{number}"
         self._worker_ids.append(f"{name}@{platform.node()}")
-        return Child(
+        # No port for Prometheus: it would be the same one for all of them.
+        settings = self.settings.model_copy(update={"metrics_port": 0})
+        worker = Child(
             self._worker_ids[-1],
             [sys.executable, "-m", "workers", *seat.arguments(), "--name", name],
-            variables=self.settings.variables(),
+            variables=settings.variables(),
             log=self.folder / f"worker-{number}.log",
         )
+        log.info("worker %s is started", worker.name, extra={"run": self._run_id, "worker": worker.name})
+        return worker
 
     def _mention_stopped(self, worker: Child) -> None:
         """Says so, once, when processes of a worker are stopped: nothing would happen, and nobody know why."""
@@ -270,6 +287,7 @@ class LocalFarm:
 
     def _restarted(self, seat: Seat, worker: Child) -> Child:
         self._restarts += 1
+        log.info("worker %s ended", worker.name, extra={"run": self._run_id, "worker": worker.name})
         words = (
             f"The worker {worker.name} ended (exit code {worker.ended()}). Its last words:\n{worker.last_lines()}"
         )
@@ -340,7 +358,7 @@ def embedded(settings: Settings, store: Store, seats: list[Seat], run_id: str, s
         private = stack.enter_context(_private_folder(settings.data_dir.resolve() / "broker"))
         stack.enter_context(_undisturbed_at_the_end(farm))
         farm.start_broker(private)
-        farm.start_flower()
+        farm.start_flower(private)
         yield farm
 
 

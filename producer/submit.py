@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import logging
 import os
 import tempfile
 from collections import Counter
@@ -17,6 +18,8 @@ from farm.spec import Matrix, Protocol
 from results_store.exporters import csv, detailed
 from results_store.store import Store
 from results_store.values import RunInfo, Submission, WorkerInfo
+
+log = logging.getLogger(__name__)
 
 #: What a job takes beside what its protocol says: a process, the model, the accuracy pass.
 _BESIDE_S = 1.5
@@ -151,7 +154,9 @@ def publish(store: Store, broker_url: str, run_id: str) -> int:
     for name, job_ids in store.claimable(run_id, limit=queue.WINDOW).items():
         there = queue.waiting_jobs(broker_url, name)
         fresh[name] = [job_id for job_id in job_ids if job_id not in there][: max(0, queue.WINDOW - len(there))]
-    return queue.publish(broker_url, fresh)
+    sent = queue.publish(broker_url, fresh)
+    log.info("%d messages sent for run %s", sent, run_id, extra={"run": run_id})
+    return sent
 
 
 def seconds_of_job(protocol: Protocol) -> tuple[float, float]:

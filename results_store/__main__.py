@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -16,7 +17,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from farm import health, logs
 from farm.errors import BadInput, FarmError, Unreachable
+from farm.inside import inside
 from farm.settings import load
 from results_store import compare_table, metrics
 from results_store.collate import collate as rows_of
@@ -33,6 +36,8 @@ RESULTS = Path("results")
 EVERY_S = 5.0
 #: Where there is no terminal there is no width to keep to.
 _WIDE = 240
+
+log = logging.getLogger("results_store")
 
 app = typer.Typer(
     help="What was measured: the CSV of a run, two runs compared, the runs there are, and the database's schema."
@@ -160,6 +165,18 @@ def runs() -> None:
             typer.echo("  ".join(filter(None, (run.run_id, run.name, when, states))))
 
 
+@app.command("health")
+def healthy() -> None:
+    """Say whether the `collate --watch` lives that has this FARM_HEALTH_FILE: exit code 0 where it does, else 1.
+
+    \b
+    Example:
+      FARM_HEALTH_FILE=/run/farm/alive python -m results_store health
+    """
+    with _explained():
+        typer.echo(health.check(load().health_file))
+
+
 @app.command()
 def migrate() -> None:
     """Makes the database's schema, or brings it up to date; every other command does that too.
@@ -194,7 +211,7 @@ def _collate(asked: str, formats: tuple[str, ...], output_dir: Path | None) -> N
         run = store.run(asked)
         collated = rows_of(store, run.run_id)
         for name in formats:
-            typer.echo(export(collated, output_dir or RESULTS / run.folder, name))
+            typer.echo(export(collated, output_dir or inside(RESULTS, run.folder), name))
 
 
 def _show(report: Report, max_regression: float, as_json: bool) -> None:
@@ -214,6 +231,7 @@ def _show(report: Report, max_regression: float, as_json: bool) -> None:
 def _watch(formats: tuple[str, ...], output_dir: Path, every_s: float, serve_at: tuple[str, int | None]) -> None:
     """Rounds until a signal ends them."""
     settings, (address, port) = load(), serve_at
+    say, complain = _voices(settings.log_format)
     with ExitStack() as undo:
         undo.enter_context(_until_signal())
         store = undo.enter_context(closing(LateStore(settings.database)))
@@ -223,13 +241,21 @@ def _watch(formats: tuple[str, ...], output_dir: Path, every_s: float, serve_at:
             store,
             output_dir,
             formats,
-            say=typer.echo,
-            complain=partial(typer.echo, err=True),
+            say=say,
+            complain=complain,
             health_file=settings.health_file,
         )
         while True:
             watching.step()
             time.sleep(every_s)
+
+
+def _voices(format: logs.Format) -> tuple[Callable[[str], None], Callable[[str], None]]:
+    """What says that a run is written, and what complains: plain sentences for people, log lines for machines."""
+    if format == "text":
+        return typer.echo, partial(typer.echo, err=True)
+    logs.set_up("INFO", format)
+    return log.info, log.warning
 
 
 @contextmanager

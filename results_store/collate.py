@@ -174,6 +174,8 @@ class Row:
     #: Key and id of the first repeat's job.
     job_key: str
     job_id: str
+    #: Of every repeat: what to look for in logs and in the store.
+    job_ids: tuple[str, ...]
     #: None where nothing was measured.
     figures: Figures | None
 
@@ -297,6 +299,7 @@ def _row(results: list[JobResult], wanted: int, judged_by: _Judge) -> Row:
         environment_key=next((result.environment_key for result in results), None),
         job_key=first.spec.key,
         job_id=first.job_id,
+        job_ids=tuple(result.job_id for result in sorted(results, key=lambda result: result.spec.repeat)),
         figures=_figures(measured, [m for m, v in judged if v.level is not Level.INVALID]) if measured else None,
     )
 

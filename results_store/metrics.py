@@ -1,4 +1,4 @@
-"""The farm's figures for Prometheus, counted in the store whenever they are asked for."""
+"""The farm's figures for Prometheus, counted in the store whenever they are asked for, and who answers."""
 
 from __future__ import annotations
 
@@ -16,18 +16,26 @@ from results_store.store import Tally
 
 @contextmanager
 def served(tally: Callable[[], Tally], port: int, address: str = "127.0.0.1") -> Iterator[int]:
-    """Meanwhile answers `GET /metrics` on this port, 0 for any, of this address. Gives the port.
+    """`serving` what the store holds.
 
     Args:
         tally: what counts; asked from other threads, and may raise `Unreachable`.
         port: where to listen.
         address: the interface; anyone who reaches it may ask.
+    """
+    registry = CollectorRegistry()
+    registry.register(StoreCollector(tally))
+    with serving(registry, port, address) as found:
+        yield found
+
+
+@contextmanager
+def serving(registry: CollectorRegistry, port: int, address: str) -> Iterator[int]:
+    """Meanwhile answers `GET /metrics` on this port, 0 for any, of this address. Gives the port.
 
     Raises:
         BadInput: the port cannot be had.
     """
-    registry = CollectorRegistry()
-    registry.register(StoreCollector(tally))
     try:
         server, thread = start_http_server(port, address, registry=registry)
     except OSError as error:

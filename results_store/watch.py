@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from farm.errors import FarmError, Unreachable
+from farm import logs
+from farm.errors import BadInput, FarmError, Unreachable
+from farm.inside import inside
 from results_store.collate import collate, export, exporter
 from results_store.store import EndedRun, Store, open_store
 
@@ -105,7 +107,8 @@ class Watch:
             due = [run for run in ended if self._is_due(run)]
             if due and self._can_write():
                 for run in due:
-                    self._write(store, run)
+                    with logs.about(run=run.run_id):
+                        self._write(store, run)
                     self._touch()
         except Unreachable as error:
             self._is_ill("The database", f"{error} Trying again until it does.")
@@ -117,12 +120,15 @@ class Watch:
         return self._clock() >= until and not self._is_written(run)
 
     def _is_written(self, run: EndedRun) -> bool:
+        try:
+            folder = inside(self._output_dir, run.folder)
+        except BadInput:
+            return False  # said when it is to be written
         if run.run_id not in self._stamps:
-            self._stamps[run.run_id] = _read_stamp(self._output_dir / run.folder)
+            self._stamps[run.run_id] = _read_stamp(folder)
         stamp = self._stamps[run.run_id]
         return all(
-            stamp.get(name) == run.begun_at and (self._output_dir / run.folder / file).exists()
-            for name, file in self._files.items()
+            stamp.get(name) == run.begun_at and (folder / file).exists() for name, file in self._files.items()
         )
 
     def _can_write(self) -> bool:
@@ -161,7 +167,7 @@ class Watch:
         self._say(f"{what}: {', '.join(map(str, paths))}")
 
     def _export(self, store: Store, run: EndedRun) -> list[Path]:
-        folder = self._output_dir / run.folder
+        folder = inside(self._output_dir, run.folder)
         collated = collate(store, run.run_id)
         paths = [export(collated, folder, name) for name in self._files]
         stamp = {**_read_stamp(folder), **dict.fromkeys(self._files, run.begun_at)}

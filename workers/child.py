@@ -7,6 +7,7 @@ forks processes that do the same.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import sys
@@ -95,10 +96,14 @@ def _do(request: Mapping[str, Any]) -> dict[str, Any]:
 
         probe.compute(request["device_kind"])
         return {}
+    from farm import logs
     from farm.settings import load
     from farm.spec import JobSpec
 
     spec, settings = JobSpec.model_validate(request["spec"]), load()
+    # What is said here is kept with the attempt.
+    logs.set_up("WARNING", settings.log_format, **request.get("about", {}))
+    logging.getLogger("farm").setLevel(logging.INFO)
     if request["phase"] == "build":
         from farm import building
 

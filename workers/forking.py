@@ -162,8 +162,10 @@ class Template:
 class Templates:
     """The templates of this process: one for each set of variables that a library reads only at exec."""
 
-    def __init__(self, command: Sequence[str] = TEMPLATE) -> None:
+    def __init__(self, command: Sequence[str] = TEMPLATE, on_start: Callable[[], object] = lambda: None) -> None:
         self._command = command
+        #: Called whenever one is started.
+        self._on_start = on_start
         self._living: dict[frozenset[tuple[str, str]], Template] = {}
         self._not_before: dict[frozenset[tuple[str, str]], float] = {}
 
@@ -218,6 +220,7 @@ class Templates:
             started = Template(self._command, environment, processors)
         except OSError as error:
             raise Gone(str(error)) from error
+        self._on_start()
         if not started.wait_ready(tick, tick_s):
             reason = started.said()
             started.close()

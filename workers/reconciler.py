@@ -1,12 +1,14 @@
 """A small process beside each worker: says that it lives, takes back what was lost, refills the queues, and looks
 after a device that failed.
 
-`python -m workers.reconciler WORKER PARENT`. Safe to run many times over: the work on the store is done under
+`python -m workers.reconciler WORKER PARENT LEVEL [FOLDER DEVICE QUEUE…]`. With a folder it also serves what is
+counted there for Prometheus. Safe to run many times over: the work on the store is done under
 a lock in the store, by one of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import sys
@@ -16,16 +18,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from farm import queue
-from farm.errors import FarmError, Unreachable
+from farm import logs, queue
+from farm.errors import BadInput, FarmError, Unreachable
 from farm.parent import die_with
 from farm.settings import Settings, load
 from results_store.store import Store, open_store
+from workers import metrics
+from workers.metrics import Figures
 from workers.probe import Prober
 from workers.quarantine import Warden
 from workers.supervisor import CHILD
 
-log = logging.getLogger(__name__)
+# By its name, and not as __main__.
+log = logging.getLogger("workers.reconciler")
 
 #: A job whose messages led to nothing is published again after so long, twice as long each time.
 FIRST_PAUSE_S = 10.0
@@ -77,6 +82,7 @@ class Reconciler:
         every_s: float,
         clock: Callable[[], float] = time.monotonic,
         on_life: Callable[[], None] = lambda: None,
+        figures: Figures | None = None,
     ) -> None:
         self._store = store
         self._broker = broker
@@ -84,6 +90,7 @@ class Reconciler:
         self._lock_s = 3 * every_s
         self._clock = clock
         self._on_life = on_life
+        self._figures = figures or Figures()
         #: Job → (when it may be published again, the pause after that).
         self._published: dict[str, tuple[float, float]] = {}
 
@@ -98,6 +105,7 @@ class Reconciler:
         if not self._store.try_lock(_LOCK, self._worker_id, self._lock_s):
             return 0
         done = self._store.reconcile()
+        self._figures.reconciled(done)
         if done.requeued or done.failed:
             log.info("jobs whose worker vanished: %d queued again, %d failed", done.requeued, done.failed)
         return self._refill()
@@ -117,6 +125,7 @@ class Reconciler:
         if not lacking:
             return 0
         sent = self._broker.publish(lacking)
+        self._figures.published(sent)
         self._remember(job for jobs in lacking.values() for job in jobs)
         log.info("%d messages sent for jobs that had none", sent)
         return sent
@@ -164,8 +173,10 @@ class Pulse:
             self._trouble = str(error)
 
 
-def run(settings: Settings, worker_id: str, stop: threading.Event) -> None:
+def run(settings: Settings, worker_id: str, stop: threading.Event, counted: Path | None = None) -> None:
     """Rounds until told to stop, with one line of log per change between well and not."""
+    figures = metrics.opened(counted)
+    figures.started("reconciler")
     reconciler: Reconciler | None = None
     trouble = ""
     while True:
@@ -178,6 +189,7 @@ def run(settings: Settings, worker_id: str, stop: threading.Event) -> None:
                     worker_id,
                     settings.reconcile_s,
                     on_life=Pulse(settings.health_file),
+                    figures=figures,
                 )
             reconciler.step()
             if trouble:
@@ -188,6 +200,8 @@ def run(settings: Settings, worker_id: str, stop: threading.Event) -> None:
                 level = logging.WARNING if isinstance(error, Unreachable) else logging.ERROR
                 log.log(level, "cannot reconcile: %s", error)
             trouble = str(error)
+        if counted is not None:
+            metrics.touch(counted)
         if stop.wait(settings.reconcile_s):
             return
 
@@ -206,18 +220,33 @@ def _guarded(settings: Settings, worker_id: str, stop: threading.Event) -> None:
 
 def main() -> None:
     """Runs beside the worker and the process named on the command line, and ends with it."""
-    worker_id, parent, level = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-    die_with(parent)
+    worker_id, parent, level, *figures = sys.argv[1:]
+    die_with(int(parent))
     # A terminal's Ctrl-C is for the worker, which ends this process when it is done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s reconciler: %(message)s")
-    logging.getLogger("kombu").setLevel(logging.WARNING)
     settings = load()
+    logs.set_up(level, settings.log_format, worker=worker_id)
+    logging.getLogger("kombu").setLevel(logging.WARNING)
     # In a thread of its own: a probe may wait for its device, and the worker has to be seen alive meanwhile.
     threading.Thread(target=_guarded, args=(settings, worker_id, stop), name="warden", daemon=True).start()
-    run(settings, worker_id, stop)
+    with contextlib.ExitStack() as serving:
+        if figures:
+            _serve(serving, settings, worker_id, *figures)
+        run(settings, worker_id, stop, Path(figures[0]) if figures else None)
+
+
+def _serve(
+    serving: contextlib.ExitStack, settings: Settings, worker_id: str, folder: str, device: str, *queues: str
+) -> None:
+    metrics.keep_in(Path(folder))
+    broker = RedisBroker(settings.broker_url or "")
+    about = {"worker": worker_id, "device": device}
+    try:
+        serving.enter_context(metrics.served(Path(folder), settings, lambda: broker.waiting(queues), **about))
+    except BadInput as error:
+        log.error("no figures for Prometheus: %s", error)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,16 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
 
 from farm import queue, scratch
 from farm.errors import FarmError
 from farm.settings import Settings
 from results_store.store import WorkerInfo, open_store
-from workers import processes
+from workers import metrics, processes
 from workers.forking import Templates
 from workers.supervisor import CHILD, Supervisor
 
@@ -41,7 +45,8 @@ class Service:
         self._settings = settings
         self._worker = worker
         self._log_level = log_level
-        self._handler = Handler(settings, worker, command, template)
+        self._command = command
+        self._template = template
         self._companion: Companion | None = None
 
     def run(self) -> int:
@@ -49,21 +54,25 @@ class Service:
 
         Raises:
             Unreachable: broker or database do not answer at the start. Later, they may come and go.
+            BadInput: the port for Prometheus cannot be had.
         """
-        broker_url = self._settings.broker_url or ""
-        queue.check(broker_url)
+        queue.check(self._settings.broker_url or "")
         scratch.sweep(self._settings)
+        with metrics.folder(self._settings) as counted:
+            return self._run(counted)
+
+    def _run(self, counted: Path | None) -> int:
         with contextlib.closing(open_store(self._settings.database, lease_s=self._settings.lease_s)) as store:
             store.register(self._worker)
         try:
             # What the pool's process leaves behind when it is killed shall be found when this one leaves.
             processes.adopt_orphans()
-            with Companion(self._reconciler()) as self._companion:
+            with Companion(self._reconciler(counted), self._port()) as self._companion:
                 return queue.serve(
-                    broker_url,
+                    self._settings.broker_url or "",
                     name=self._worker.id,
                     queues=self._worker.queues,
-                    handler=self._handler,
+                    handler=Handler(self._settings, self._worker, self._command, self._template, counted),
                     on_ready=self._say_ready,
                     on_abort=self._leave_at_once,
                     drain_s=self._settings.drain_s,
@@ -72,13 +81,23 @@ class Service:
         finally:
             self._leave("the worker stopped")
 
-    def _reconciler(self) -> tuple[str, ...]:
-        arguments = (self._worker.id, str(os.getpid()), self._log_level)
+    def _reconciler(self, counted: Path | None) -> tuple[str, ...]:
+        arguments: tuple[str, ...] = (self._worker.id, str(os.getpid()), self._log_level)
+        if counted is not None:
+            arguments += (str(counted), self._worker.device_model, *self._worker.queues)
         return (sys.executable, "-m", "workers.reconciler", *arguments)
+
+    def _port(self) -> dict[str, str]:
+        """A port that was named on the command line: all else the reconciler reads where this process did."""
+        return {"FARM_METRICS_PORT": str(self._settings.metrics_port)}
 
     def _say_ready(self) -> None:
         device = f"{self._worker.device_model}, {self._worker.threads} threads"
-        print(f"ready: {self._worker.id} on {device}; queues: {', '.join(self._worker.queues)}", flush=True)
+        sentence = f"ready: {self._worker.id} on {device}; queues: {', '.join(self._worker.queues)}"
+        if self._settings.log_format == "json":
+            log.info(sentence)
+        else:
+            print(sentence, flush=True)
 
     def _leave_at_once(self) -> None:
         if self._companion is not None:
@@ -109,10 +128,13 @@ class Handler:
         worker: WorkerInfo,
         command: tuple[str, ...],
         template: tuple[str, ...] | None,
+        counted: Path | None = None,
     ) -> None:
         self._settings = settings
         self._worker = worker
         self._command = command
+        #: Where is counted for Prometheus; None where nobody wants that.
+        self._counted = counted
         #: What is run as a template; None starts every process anew.
         self._template = template
         self._process = 0
@@ -126,9 +148,12 @@ class Handler:
         # Neither connections nor children survive a fork, and the pool forks its process anew when it dies.
         if self._supervisor is None or self._process != os.getpid():
             store = open_store(self._settings.database, lease_s=self._settings.lease_s)
-            templates = None if self._template is None else Templates(self._template)
+            figures = metrics.opened(self._counted)
+            figures.started("pool")
+            restarted = partial(figures.started, "template")
+            templates = None if self._template is None else Templates(self._template, restarted)
             self._supervisor = Supervisor(
-                store, self._settings, self._worker, command=self._command, templates=templates
+                store, self._settings, self._worker, command=self._command, templates=templates, figures=figures
             )
             self._process = os.getpid()
         return self._supervisor
@@ -137,8 +162,10 @@ class Handler:
 class Companion:
     """A process that is started again whenever it ends, until this one leaves the `with`."""
 
-    def __init__(self, command: tuple[str, ...]) -> None:
+    def __init__(self, command: tuple[str, ...], variables: Mapping[str, str] = MappingProxyType({})) -> None:
         self._command = command
+        #: Set for it beside our own environment.
+        self._variables = variables
         self._leaving = threading.Event()
         #: Held to start the process or to decide that it is not started again.
         self._starting = threading.Lock()
@@ -162,7 +189,12 @@ class Companion:
             self._process.terminate()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(self._command, stdin=subprocess.DEVNULL, start_new_session=True)
+        return subprocess.Popen(
+            self._command,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **self._variables},
+            start_new_session=True,
+        )
 
     def _keep(self) -> None:
         while True:

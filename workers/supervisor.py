@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from farm import allocator, building, scratch, verdict
+from farm import allocator, building, logs, scratch, verdict
 from farm.errors import FarmError, Unreachable, Unsupported
 from farm.measurement import Environment, Measurement, Outcome
 from farm.settings import Settings
@@ -24,6 +24,7 @@ from results_store.store import Claim, Ending, Lease, Store, WorkerInfo
 from workers import bounds, faults, forking, locks, processes, quarantine, telemetry, watching
 from workers.forking import Template, Templates
 from workers.locks import Held
+from workers.metrics import Figures
 from workers.phase import PhaseEnd, classify
 from workers.probe import Prober
 from workers.telemetry import Recorder
@@ -69,6 +70,7 @@ class Supervisor:
         needs_build: Callable[[JobSpec, Settings, Environment], bool] = building.needs_build,
         templates: Templates | None = None,
         probe: Prober | None = None,
+        figures: Figures | None = None,
     ) -> None:
         self._store = store
         self._settings = settings
@@ -79,6 +81,7 @@ class Supervisor:
         self._probe = probe or Prober(settings, worker.device_kind, command, run_child=run_child)
         #: None starts every process anew.
         self._templates = templates
+        self._figures = figures or Figures()
         # So that what a child leaves behind can be found and ended.
         processes.adopt_orphans()
 
@@ -91,7 +94,10 @@ class Supervisor:
         given_up_at = time.monotonic() + CLAIM_PATIENCE_S
         for pause_s in _pauses():
             try:
-                return self._serve(job_id)
+                with logs.about(
+                    worker=self._worker.id, device=self._worker.device_uuid or self._worker.device_kind
+                ):
+                    return self._serve(job_id)
             except Unreachable as error:
                 if time.monotonic() + pause_s > given_up_at:
                     log.error("job %s was not begun: %s", job_id, error)
@@ -106,11 +112,13 @@ class Supervisor:
             quarantine.enter(self._store, self._worker, problem, self._settings.probe_s)
             return f"skipped: quarantined: {problem}"
         with self._device() as held:
-            device_from = time.time()
+            device_from, began = time.time(), time.monotonic()
             self._store.adopt(self._worker.id)
             claim = self._store.claim(self._worker.id, job_id)
+            self._figures.claimed(time.monotonic() - began, claim is not None)
             if claim is None:
                 return "skipped"
+            logs.note(run=claim.run_id, job=claim.job_id, attempt=claim.attempt)
             log.info("job %s begins: %s batch %d", claim.job_id, claim.spec.variant, claim.spec.batch_size)
             ended, phase = self._attempt(claim, held)
             if ended.rebuild:
@@ -122,7 +130,13 @@ class Supervisor:
         if ended.device_problem:
             self._quarantine(ended.device_problem)
         text = self._record(claim, ended, phase, device_from, device_until)
-        log.info("job %s ends: %s (%.1f s)", claim.job_id, text, device_until - device_from)
+        log.info(
+            "job %s ends: %s (%.1f s)",
+            claim.job_id,
+            text,
+            device_until - device_from,
+            extra={"outcome": str(ended.outcome or Outcome.LOST), "duration_s": device_until - device_from},
+        )
         return text if claim.job_id == job_id else f"{text} (job {claim.job_id})"
 
     def _quarantined(self) -> str | None:
@@ -154,7 +168,8 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _device(self) -> Iterator[Held]:
-        with locks.hold(self._settings.lock_dir, self._worker.threads, self._worker.device_uuid) as held:
+        threads, uuid = self._worker.threads, self._worker.device_uuid
+        with locks.hold(self._settings.lock_dir, threads, uuid) as held, self._figures.busy():
             yield held
 
     def _attempt(self, claim: Claim, held: Held) -> tuple[PhaseEnd, str]:
@@ -201,7 +216,12 @@ class Supervisor:
         alone: bool = False,
     ) -> PhaseEnd:
         try:
-            with scratch.folder(self._settings) as temporary, _recorder(claim.spec, held, phase) as recorder:
+            with (
+                logs.about(phase=phase),
+                self._figures.phase(phase),
+                scratch.folder(self._settings) as temporary,
+                _recorder(claim.spec, held, phase) as recorder,
+            ):
                 watched = self._watched(claim, held, phase, deadline_s, build_spent_s, temporary, alone)
                 if recorder is not None:
                     watched = replace(watched, observe=recorder.look, observe_s=recorder.every_s)
@@ -230,6 +250,7 @@ class Supervisor:
                 "build_spent_s": build_spent_s,
                 "alone": alone,
                 "bounds": bounds.of(self._settings, claim.spec.device_kind),
+                "about": logs.noted(),
             },
             environment=child_environment(self._settings, claim.spec, len(processors), temporary, held.gpu_uuid),
             descriptors=held.descriptors,
@@ -264,7 +285,9 @@ class Supervisor:
         except Unreachable as error:
             # The lock keeps the device ours, and the fence the result.
             log.warning("job %s goes on without the database: %s", claim.job_id, error)
+            self._figures.renewed(None)
             return None
+        self._figures.renewed(lease)
         return {Lease.HELD: None, Lease.CANCELLED: Stopped.CANCELLED, Lease.LOST: Stopped.LOST}[lease]
 
     def _overflow(self, temporary: Path) -> Stopped | None:
@@ -284,6 +307,7 @@ class Supervisor:
             device_until=device_until,
         )
         recorded = _until_reachable(lambda: self._store.finish(claim, ending))
+        self._figures.ended(ending.outcome)
         return describe(ending) if recorded else "stale"
 
 

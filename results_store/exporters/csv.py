@@ -136,6 +136,7 @@ COLUMNS: Mapping[str, Callable[[Row], _Cell]] = {
     "cell_key": lambda row: row.cell.key,
     "job_key": lambda row: row.job_key,
     "job_id": lambda row: row.job_id,
+    "job_ids": lambda row: " ".join(row.job_ids),
     "run_id": lambda row: row.run_id,
     "measured_at": _measured(_when),
     "evidence": _measured(lambda f: json.dumps(f.evidence, sort_keys=True)),

@@ -14,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from farm.inside import inside
 from farm.spec import Cell
 from results_store.collate import Collated, Figures, Row
 from results_store.exporters import _whole
@@ -72,7 +73,7 @@ def _write_logs(collated: Collated, folder: Path) -> None:
             _events.event(row.cell.batch_size, _when(row), found)
             for row, found in zip(ordered, values, strict=True)
         )
-        _events.save(events, folder / log)
+        _events.save(events, inside(folder, log))
 
 
 # ---- logs

@@ -123,13 +123,15 @@ def test_prometheus_hears_of_the_farm_and_knows_its_alerts(farm: Containers) -> 
     rules = farm.compose(
         *("exec", "-T", "prometheus", "promtool", "check", "config", "/etc/prometheus/prometheus.yml")
     )
-    assert "5 rules found" in rules
+    assert "7 rules found" in rules
     eventually(lambda: '"health":"up"' in asked(farm, "FARM_PROMETHEUS_PORT", "/api/v1/targets"), within_s=90)
 
-    def known() -> bool:
-        return "farm_store_up" in asked(farm, "FARM_PROMETHEUS_PORT", "/api/v1/query?query=farm_store_up==1")
+    def known(query: str) -> bool:
+        return query.partition("==")[0] in asked(farm, "FARM_PROMETHEUS_PORT", f"/api/v1/query?query={query}")
 
-    eventually(known, within_s=90)
+    eventually(lambda: known("farm_store_up==1"), within_s=90)
+    # Their names are looked up every 30 s, and they are scraped as often.
+    eventually(lambda: known("farm_worker_info"), within_s=120)
 
 
 def asked(farm: Containers, port: str, path: str) -> str:
