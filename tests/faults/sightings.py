@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 #: The file, in the scenario's folder.
@@ -86,10 +85,10 @@ def overlaps(sightings: Iterable[Sighting]) -> list[str]:
     said = [f"{s.token} ({s.phase}) began where the kernel saw another: {s.clashes}" for s in found if s.clashes]
     for processor in {processor for sighting in found for processor in sighting.processors}:
         there = sorted((s for s in found if processor in s.processors), key=lambda s: s.began_ns)
-        said += [
-            f"{later.token} began on processor {processor} {(former.seen_ns - later.began_ns) / 1e6:.1f} ms before "
-            f"the last sign of life of {former.token}"
-            for former, later in pairwise(there)
-            if later.began_ns < former.seen_ns
-        ]
+        longest = there[0]
+        for later in there[1:]:
+            if later.began_ns < longest.seen_ns:
+                early_ms = (longest.seen_ns - later.began_ns) / 1e6
+                said.append(f"{later.token} began on {processor} {early_ms:.1f} ms before {longest.token} was gone")
+            longest = max(longest, later, key=lambda s: s.seen_ns)
     return said
