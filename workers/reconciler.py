@@ -73,6 +73,7 @@ class Reconciler:
         every_s: float,
         clock: Callable[[], float] = time.monotonic,
         on_life: Callable[[], None] = lambda: None,
+        grace_s: float = 0.0,
     ) -> None:
         self._store = store
         self._broker = broker
@@ -80,6 +81,10 @@ class Reconciler:
         self._lock_s = 3 * every_s
         self._clock = clock
         self._on_life = on_life
+        #: Leases run out while the database is away: who has kept a result then has so long to come back with it
+        #: before the job is given to somebody else.
+        self._grace_s = grace_s
+        self._patient_until = clock()
         #: Job → (when it may be published again, the pause after that).
         self._published: dict[str, tuple[float, float]] = {}
 
@@ -89,8 +94,14 @@ class Reconciler:
         Raises:
             Unreachable: the database or the broker does not answer.
         """
-        self._store.heartbeat(self._worker_id)
+        try:
+            self._store.heartbeat(self._worker_id)
+        except Unreachable:
+            self._patient_until = self._clock() + self._grace_s
+            raise
         self._on_life()
+        if self._clock() < self._patient_until:
+            return 0
         if not self._store.try_lock(_LOCK, self._worker_id, self._lock_s):
             return 0
         done = self._store.reconcile()
@@ -173,6 +184,8 @@ def run(settings: Settings, worker_id: str, stop: threading.Event) -> None:
                     worker_id,
                     settings.reconcile_s,
                     on_life=Pulse(settings.health_file),
+                    # From the last look in vain, which may be that long before the first good one.
+                    grace_s=settings.lease_s + settings.reconcile_s,
                 )
             reconciler.step()
             if trouble:

@@ -39,8 +39,6 @@ CHILD = (sys.executable, "-m", "workers.child")
 #: While the database is away, a job that was not claimed yet is given up after so long.
 CLAIM_PATIENCE_S = 60.0
 
-_LONGEST_PAUSE_S = 30.0
-
 #: Libraries that make threads, each told in its own way how many.
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -102,7 +100,7 @@ class Supervisor:
             How it ended, in a few words: `ok`, `skipped`, `cancelled`, `failed: …`.
         """
         given_up_at = time.monotonic() + CLAIM_PATIENCE_S
-        for pause_s in _pauses():
+        for pause_s in _pauses(self._settings.renew_s):
             try:
                 return self._serve(job_id)
             except Unreachable as error:
@@ -255,7 +253,7 @@ class Supervisor:
             device_from=device_from,
             device_until=device_until,
         )
-        recorded = _until_reachable(lambda: self._store.finish(claim, ending))
+        recorded = _until_reachable(lambda: self._store.finish(claim, ending), self._settings.renew_s)
         return describe(ending) if recorded else "stale"
 
 
@@ -363,13 +361,14 @@ def _cause(status: int) -> str:
     return f"signal {-status}"
 
 
-def _pauses() -> Iterator[float]:
-    """Seconds between tries: doubling, up to half a minute."""
-    return (min(0.25 * 2**number, _LONGEST_PAUSE_S) for number in itertools.count())
+def _pauses(longest_s: float) -> Iterator[float]:
+    """Seconds between tries: doubling, up to the longest."""
+    return (min(0.25 * 2**number, longest_s) for number in itertools.count())
 
 
-def _until_reachable(call: Callable[[], T]) -> T:
-    for pause_s in _pauses():
+def _until_reachable(call: Callable[[], T], every_s: float) -> T:
+    """As often as a lease is renewed: the result is to be there before somebody else takes the job."""
+    for pause_s in _pauses(every_s):
         try:
             return call()
         except Unreachable as error:
