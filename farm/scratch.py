@@ -14,10 +14,31 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from farm.errors import NoRoom
 from farm.settings import Settings
+
+#: With less room than this nothing is begun: what is built and what libraries write would fail in the middle.
+LEAST_ROOM_BYTES = 16 << 20
 
 #: What is older was left by a process that was killed: no phase of a job takes so long.
 _OLD_S = 24 * 3600
+
+
+def require_room(settings: Settings) -> None:
+    """Passes where the disk of the data directory has room for what a process writes.
+
+    Raises:
+        NoRoom: it has not.
+    """
+    # What else is wrong there is said by who writes.
+    with contextlib.suppress(OSError):
+        settings.scratch.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(settings.scratch).free
+        if free < LEAST_ROOM_BYTES:
+            raise NoRoom(
+                f"The disk of {settings.data_dir.resolve()} is full ({free >> 20} MiB are left): jobs wait until "
+                f"there are {LEAST_ROOM_BYTES >> 20}. Make room, or set FARM_DATA_DIR to another disk."
+            )
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from farm import allocator, building, scratch, verdict
-from farm.errors import FarmError, Unreachable, Unsupported
+from farm.errors import FarmError, NoRoom, Unreachable, Unsupported, ran_out_of_room
 from farm.measurement import Environment, Measurement, Outcome
 from farm.settings import Settings
 from farm.spec import JobSpec
@@ -103,14 +103,16 @@ class Supervisor:
         for pause_s in _pauses(self._settings.renew_s):
             try:
                 return self._serve(job_id)
-            except Unreachable as error:
+            except (Unreachable, NoRoom) as error:
                 if time.monotonic() + pause_s > given_up_at:
                     log.error("job %s was not begun: %s", job_id, error)
-                    return "skipped: the database does not answer"
+                    away = isinstance(error, Unreachable)
+                    return "skipped: the database does not answer" if away else "skipped: the disk is full"
                 time.sleep(pause_s)
         raise AssertionError("the pauses never end")
 
     def _serve(self, job_id: str) -> str:
+        scratch.require_room(self._settings)
         with self._device() as held:
             device_from = time.time()
             self._store.adopt(self._worker.id)
@@ -184,7 +186,8 @@ class Supervisor:
                 ended = classify(self._ended(watched), phase, deadline_s)
                 return ended if recorder is None else _with_telemetry(ended, recorder)
         except OSError as error:
-            return PhaseEnd(outcome=Outcome.ERROR, reason=f"the {phase} process could not be started: {error}")
+            reason = f"the {phase} process could not be started: {error}"
+            return PhaseEnd(outcome=_unless_full(Outcome.ERROR, reason), reason=reason)
 
     def _watched(
         self,
@@ -339,10 +342,10 @@ def _report(result: bytes) -> Mapping[str, Any] | None:
 
 def _from_report(report: Mapping[str, Any], log_tail: str) -> PhaseEnd:
     try:
-        given = report.get("measurement")
+        given, reason = report.get("measurement"), str(report.get("reason", ""))
         return PhaseEnd(
-            outcome=Outcome(report["outcome"]),
-            reason=str(report.get("reason", "")),
+            outcome=_unless_full(Outcome(report["outcome"]), reason),
+            reason=reason,
             measurement=None if given is None else Measurement.model_validate(given),
             build_spent_s=float(report.get("build_spent_s", 0.0)),
             rebuild=report.get("rebuild") is True,
@@ -351,6 +354,11 @@ def _from_report(report: Mapping[str, Any], log_tail: str) -> PhaseEnd:
     except (ValidationError, TypeError, ValueError) as error:
         reason = f"the process handed over what is no measurement: {str(error)[:500]}"
         return PhaseEnd(outcome=Outcome.ERROR, reason=reason, log_tail=log_tail)
+
+
+def _unless_full(outcome: Outcome, reason: str) -> Outcome:
+    """The outcome; a full disk says nothing of the job, which is tried again as after a crash."""
+    return Outcome.CRASHED if outcome is Outcome.ERROR and ran_out_of_room(reason) else outcome
 
 
 def _cause(status: int) -> str:
