@@ -256,8 +256,17 @@ class Supervisor:
             device_from=device_from,
             device_until=device_until,
         )
-        recorded = _until_reachable(lambda: self._store.finish(claim, ending), self._settings.renew_s)
+        try:
+            recorded = self._finish(claim, ending)
+        except (TypeError, ValueError, ArithmeticError) as error:
+            log.exception("job %s: what was measured cannot be stored", claim.job_id)
+            reason = f"what was measured cannot be stored: {type(error).__name__}: {error}"
+            ending = replace(ending, outcome=Outcome.ERROR, reason=reason, measurement=None, remeasure=False)
+            recorded = self._finish(claim, ending)
         return describe(ending) if recorded else "stale"
+
+    def _finish(self, claim: Claim, ending: Ending) -> bool:
+        return _until_reachable(lambda: self._store.finish(claim, ending), self._settings.renew_s)
 
 
 @contextlib.contextmanager
@@ -335,7 +344,7 @@ def _report(result: bytes) -> Mapping[str, Any] | None:
     """What a child reported; None where it did not get so far."""
     try:
         report = json.loads(result)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return report if isinstance(report, dict) and report.get("outcome") in _REPORTED else None
 
