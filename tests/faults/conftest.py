@@ -36,6 +36,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_ROWS] = []
     config.addinivalue_line("markers", "seeds(n): so many seeds where the fault suite runs whole; else one")
     config.addinivalue_line("markers", "short(kind): the database of the short form; sqlite where nothing is said")
+    config.addinivalue_line("markers", "whole: a scenario that runs only where the fault suite runs whole")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = [] if _is_whole(config) else [item for item in items if item.get_closest_marker("whole")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
