@@ -1,4 +1,4 @@
-"""The producer's command line that ends, as SIGKILL ends it, at a point of its submission: `submitting.py POINT …`."""
+"""The producer's command line, ended as SIGKILL does at a point of its submission: `submitting.py POINT …`."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def arm(point: str) -> None:
     elif point == "all messages are sent":
         queue.publish = _then_end(queue.publish)
     else:
-        queue._send = _then_end(queue._send, {"one message is sent": 1, "half of the messages are sent": HALF}[point])
+        queue._send = _then_end(
+            queue._send, {"one message is sent": 1, "half of the messages are sent": HALF}[point]
+        )
 
 
 def end() -> None:

@@ -69,7 +69,9 @@ def kill_a_worker(farm: Farm) -> bool:
 
 def kill_a_pool_process(farm: Farm) -> bool:
     """Kills the process that serves one worker's jobs; False where none is there."""
-    serving = [pid for worker in farm.workers.values() if worker.ready and (pid := worker.pool_process) is not None]
+    serving = [
+        pid for worker in farm.workers.values() if worker.ready and (pid := worker.pool_process) is not None
+    ]
     return bool(serving) and farm.kill(farm.random.choice(serving))
 
 

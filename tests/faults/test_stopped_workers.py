@@ -12,7 +12,6 @@ import sqlalchemy as sa
 
 from farm.measurement import Outcome
 from results_store.schema import attempts, jobs, results
-from results_store.values import State
 from tests.faults.farms import PROCESSORS, Farm, Farms, Worker
 
 pytestmark = pytest.mark.timeout(900)

@@ -30,10 +30,12 @@ def main() -> None:
     door.TEMPLATE = (*program, "template")
     door.Service = functools.partial(service.Service, command=(*program, "child"))  # type: ignore[misc, assignment]
     companion = service.Service._reconciler
-    service.Service._reconciler = lambda self: (  # type: ignore[method-assign]
-        sys.executable,
-        str(FOLDER / "reconciling.py"),
-        *companion(self)[3:],
+    service.Service._reconciler = (
+        lambda self: (  # type: ignore[method-assign]
+            sys.executable,
+            str(FOLDER / "reconciling.py"),
+            *companion(self)[3:],
+        )
     )
     crashes.arm_worker()
     try:
