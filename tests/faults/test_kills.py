@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 
+import psutil
 import pytest
 
-from tests.faults.farms import Farm, Farms
+from tests.faults.farms import ORPHANED_S, Farm, Farms, Worker
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -20,6 +22,19 @@ MAX_KILLS_OF_A_JOB = 2
 
 #: Starts a process in a session of its own that would stay for long.
 LEAVE = "subprocess.Popen(['sleep', '300'], start_new_session=True)"
+
+#: The first attempt does that, forks another one that has the locks of its device, and hangs.
+LEAVE_AND_HANG = """
+try:
+    os.close(os.open(os.environ["FAULTS_FOLDER"] + "/hung", os.O_CREAT | os.O_EXCL))
+except FileExistsError:
+    pass
+else:
+    subprocess.Popen(['sleep', '300'], start_new_session=True)
+    if os.fork() == 0:
+        os.setsid()
+    time.sleep(300)
+"""
 
 
 @pytest.mark.seeds(5)
@@ -39,6 +54,35 @@ def test_pool_processes_are_killed(farms_of: Farms, seed: int, whole: bool) -> N
 def test_measuring_processes_are_killed(farms_of: Farms, seed: int, whole: bool) -> None:
     of_job: Counter[str] = Counter()
     killed(farms_of, "measuring process", seed, whole, lambda farm: kill_a_measuring_process(farm, of_job))
+
+
+@pytest.mark.parametrize("target", ["worker", "pool's process", "measuring process"])
+def test_what_a_measuring_process_had_started_ends_with_it(farms_of: Farms, target: str) -> None:
+    with farms_of.begin(f"SIGKILL: {target}, descendants") as farm:
+        farm.start("one")
+        farm.script(LEAVE_AND_HANG, repeats=[0])
+        farm.submit(2)
+        worker = farm.workers["one"]
+        # Beside those that every worker has: the one that measures, and its two.
+        farm.until(lambda: sum("sleep" in name or "child.py" in name for name in names(worker)) == 3)
+        pids = {"worker": worker.pid, "pool's process": worker.pool_process, "measuring process": hung(farm)}
+        assert farm.kill(pids[target] or 0)
+        farm.rest(ORPHANED_S)
+
+
+def names(worker: Worker) -> list[str]:
+    """Command lines of what descends from a worker."""
+    found = []
+    for process in worker.tree:
+        with suppress(psutil.NoSuchProcess):
+            found.append(" ".join(process.cmdline()))
+    return found
+
+
+def hung(farm: Farm) -> int:
+    """The process that measures and does not end."""
+    [sighting] = farm.measuring()
+    return sighting.pid
 
 
 def killed(farms_of: Farms, target: str, seed: int, whole: bool, kill: Callable[[Farm], bool]) -> None:
