@@ -5,12 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from farm.parent import prctl
 
+#: In the environment of all that a worker's jobs start, however far down: whose it is.
+MARK = "FARM_STARTED_FOR"
+
 _PR_SET_CHILD_SUBREAPER = 36
+
+#: What is killed is looked for again after so long, and all in all for so long.
+_DYING_S, _PATIENCE_S = 0.01, 1.0
 
 
 def adopt_orphans() -> None:
@@ -37,6 +44,17 @@ def kill_children(but: AbstractSet[int] = frozenset()) -> None:
                 os.waitpid(stray, 0)
 
 
+def kill_marked(mark: str) -> None:
+    """Kills every process that was started with this mark, whoever is its parent by now."""
+    given_up_at = time.monotonic() + _PATIENCE_S
+    # Again, because one may just have started another. What hangs in the kernel cannot be waited for.
+    while (marked := _marked(mark)) and time.monotonic() < given_up_at:
+        for pid in marked:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(_DYING_S)
+
+
 def kernel_oom_kills() -> int:
     """How many processes this kernel has killed for want of memory; 0 where it does not say."""
     with contextlib.suppress(OSError):
@@ -45,6 +63,16 @@ def kernel_oom_kills() -> int:
             if name == "oom_kill":
                 return int(count)
     return 0
+
+
+def _marked(mark: str) -> list[int]:
+    wanted, found = f"{MARK}={mark}".encode(), []
+    for entry in Path("/proc").iterdir():
+        # Empty for a zombie; refused for what another user runs, which is none of ours.
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and wanted in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    return found
 
 
 def _parent(entry: Path) -> int | None:
