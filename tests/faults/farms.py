@@ -187,7 +187,7 @@ class Worker:
     @property
     def reconciler(self) -> int | None:
         """What reconciles beside it; None while there is none."""
-        return self._only_child(lambda command: str(FOLDER / "reconciling.py") in command)
+        return self._only_child(lambda command: str(FOLDER / "companion.py") in command)
 
     @property
     def tree(self) -> list[psutil.Process]:
