@@ -155,7 +155,6 @@ def serve(
     queues: Sequence[str],
     handler: Callable[[str], str],
     on_ready: Callable[[], None] = lambda: None,
-    on_process: Callable[[], None] = lambda: None,
     on_abort: Callable[[], None] = lambda: None,
     drain_s: float | None = None,
     log_level: str = "INFO",
@@ -170,7 +169,6 @@ def serve(
         queues: what it consumes from.
         handler: called with a job's id, in the pool's process; what it returns is shown as the task's result.
         on_ready: called once, when the worker consumes.
-        on_process: called in the pool's process before its first message; each time that it is replaced, too.
         on_abort: called just before this process leaves a job undone; it ends the pool's process.
         drain_s: after the first signal, the job in hand has so long; None lets it end.
         log_level: of the worker's own lines.
@@ -194,16 +192,11 @@ def serve(
         _stop_on_signals(on_abort, drain_s)
         on_ready()
 
-    def begin(**_: Any) -> None:
-        on_process()
-
     signals.worker_ready.connect(ready, weak=False)
-    signals.worker_process_init.connect(begin, weak=False)
     try:
         worker.start()
     finally:
         signals.worker_ready.disconnect(ready)
-        signals.worker_process_init.disconnect(begin)
         _disarm()
     return int(worker.exitcode or 0)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import secrets
 import subprocess
 import sys
 import threading
@@ -44,7 +43,6 @@ class Service:
         self._log_level = log_level
         self._handler = Handler(settings, worker, command, template)
         self._companion: Companion | None = None
-        self._mark = secrets.token_hex(8)
 
     def run(self) -> int:
         """Serves; the exit status.
@@ -67,7 +65,6 @@ class Service:
                     queues=self._worker.queues,
                     handler=self._handler,
                     on_ready=self._say_ready,
-                    on_process=self._begin_process,
                     on_abort=self._leave_at_once,
                     drain_s=self._settings.drain_s,
                     log_level=self._log_level,
@@ -77,16 +74,11 @@ class Service:
 
     def _reconciler(self) -> tuple[str, ...]:
         arguments = (self._worker.id, str(os.getpid()), self._log_level)
-        return (sys.executable, "-m", "workers.companion", self._mark, *arguments)
+        return (sys.executable, "-m", "workers.companion", *arguments)
 
     def _say_ready(self) -> None:
         device = f"{self._worker.device_model}, {self._worker.threads} threads"
         print(f"ready: {self._worker.id} on {device}; queues: {', '.join(self._worker.queues)}", flush=True)
-
-    def _begin_process(self) -> None:
-        """In the pool's process: ends what a killed one before it left, and marks what this one starts."""
-        processes.kill_marked(self._mark)
-        os.environ[processes.MARK] = self._mark
 
     def _leave_at_once(self) -> None:
         if self._companion is not None:
@@ -139,6 +131,7 @@ class Handler:
                 store, self._settings, self._worker, command=self._command, templates=templates
             )
             self._process = os.getpid()
+            processes.leave_nothing()
         return self._supervisor
 
 
