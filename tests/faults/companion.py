@@ -9,9 +9,9 @@ from pathlib import Path
 def main() -> None:
     """What `workers.companion` does, with the reconciler changed before it runs."""
     sys.path[0] = str(Path(__file__).resolve().parents[2])
-    from workers import companion
+    from farm.parent import die_with
 
-    companion.follow(mark=sys.argv.pop(1), worker=int(sys.argv[2]))
+    die_with(int(sys.argv[2]))
     from tests.faults import crashes
     from workers import reconciler
 

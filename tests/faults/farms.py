@@ -182,7 +182,11 @@ class Worker:
     @property
     def pool_process(self) -> int | None:
         """What serves its jobs: forked, so it has its parent's command line; None while there is none."""
-        return self._only_child(lambda command: command == list(self._command))
+        found = self._only_child(lambda command: command == list(self._command))
+        # What waited for the end of one that was killed has that command line, too, and a session of its own.
+        with suppress(ProcessLookupError):
+            return found if found and os.getsid(found) == self.pid else None
+        return None
 
     @property
     def reconciler(self) -> int | None:

@@ -37,7 +37,7 @@ class Stopped:
 @pytest.mark.skipif(PROCESSORS < 2, reason="a stopped worker has the only processor")
 @pytest.mark.short("sqlite")
 def test_a_worker_that_wakes_late_writes_no_result(farms_of: Farms, seed: int, whole: bool) -> None:
-    stops = 10 if whole else 2
+    stops = 10 if whole else 1
     woken: list[Stopped] = []
     with farms_of.begin("SIGSTOP past the lease", seed=seed) as farm:
         farm.start("one", "two")

@@ -20,7 +20,10 @@ def main() -> None:
     kind, name, threads = sys.argv[1:]
     # In place of this file's folder, whose names are nobody else's business.
     sys.path[0] = str(FOLDER.parents[1])
+    # Needed to judge a measurement: each pool process would import it for its first job, and many are killed.
+    import scipy.stats  # noqa: F401
     import typer
+    from celery.concurrency import asynpool
 
     from tests.faults import crashes
     from workers import __main__ as door
@@ -32,6 +35,8 @@ def main() -> None:
     crashes.wrap(door, "TEMPLATE", lambda _: (*program, "template"))
     crashes.wrap(door, "Service", lambda made: functools.partial(made, command=(*program, "child")))
     crashes.wrap(service.Service, "_reconciler", accompanied)
+    # In the suite's tempo: so often Celery looks for a process of its pool whose end it has not noticed.
+    crashes.wrap(asynpool.AsynPool, "timers", lambda _: property(lambda pool: {pool.maintain_pool: 0.5}))
     crashes.arm_worker()
     try:
         door.main(device="cpu", threads=int(threads), name=name, log_level="INFO")
