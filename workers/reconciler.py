@@ -1,7 +1,7 @@
 """A small process beside each worker: says that it lives, takes back what was lost, refills the queues.
 
-`python -m workers.reconciler WORKER PARENT`. Safe to run many times over: the work on the store is done under
-a lock in the store, by one of them.
+`workers.companion` runs it. Safe to run many times over: the work on the store is done under a lock in the
+store, by one of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Protocol
 
 from farm import queue
 from farm.errors import FarmError, Unreachable
-from farm.parent import die_with
 from farm.settings import Settings, load
 from results_store.store import Store, open_store
 
@@ -201,9 +200,8 @@ def run(settings: Settings, worker_id: str, stop: threading.Event) -> None:
 
 
 def main() -> None:
-    """Runs beside the worker and the process named on the command line, and ends with it."""
-    worker_id, parent, level = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-    die_with(parent)
+    """Reconciles until it is told to stop; the command line is WORKER PARENT LOG_LEVEL."""
+    worker_id, _, level = sys.argv[1:]
     # A terminal's Ctrl-C is for the worker, which ends this process when it is done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stop = threading.Event()
@@ -211,7 +209,3 @@ def main() -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s reconciler: %(message)s")
     logging.getLogger("kombu").setLevel(logging.WARNING)
     run(load(), worker_id, stop)
-
-
-if __name__ == "__main__":
-    main()

@@ -74,7 +74,7 @@ class Service:
 
     def _reconciler(self) -> tuple[str, ...]:
         arguments = (self._worker.id, str(os.getpid()), self._log_level)
-        return (sys.executable, "-m", "workers.reconciler", *arguments)
+        return (sys.executable, "-m", "workers.companion", *arguments)
 
     def _say_ready(self) -> None:
         device = f"{self._worker.device_model}, {self._worker.threads} threads"
@@ -131,6 +131,7 @@ class Handler:
                 store, self._settings, self._worker, command=self._command, templates=templates
             )
             self._process = os.getpid()
+            processes.leave_nothing()
         return self._supervisor
 
 

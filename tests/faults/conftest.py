@@ -36,6 +36,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_ROWS] = []
     config.addinivalue_line("markers", "seeds(n): so many seeds where the fault suite runs whole; else one")
     config.addinivalue_line("markers", "short(kind): the database of the short form; sqlite where nothing is said")
+    config.addinivalue_line(
+        "markers", "on(kind): the database of both forms, where the scenario has no need of two"
+    )
     config.addinivalue_line("markers", "whole: a scenario that runs only where the fault suite runs whole")
 
 
@@ -49,9 +52,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     whole = _is_whole(metafunc.config)
     if "kind" in metafunc.fixturenames:
-        short = metafunc.definition.get_closest_marker("short")
-        kinds = databases.KINDS if whole else (short.args[0] if short else "sqlite",)
-        metafunc.parametrize("kind", kinds, scope="function")
+        on, short = (metafunc.definition.get_closest_marker(name) for name in ("on", "short"))
+        one = on or (None if whole else short)
+        metafunc.parametrize("kind", one.args if one else databases.KINDS if whole else databases.KINDS[:1])
     if "seed" in metafunc.fixturenames:
         seeds = metafunc.definition.get_closest_marker("seeds")
         metafunc.parametrize("seed", range(seeds.args[0]) if seeds and whole else (0,))

@@ -57,6 +57,11 @@ def prepare(folder: Path) -> None:
         (folder / name).mkdir()
 
 
+def wrap(owner: Any, name: str, how: Callable[[Any], Any]) -> None:
+    """Puts in the place of a module's or a class's member what is made of it."""
+    setattr(owner, name, how(getattr(owner, name)))
+
+
 def arm_worker() -> None:
     """Wraps what the worker's main process and its pool's process pass."""
     armed = _armed()
@@ -68,20 +73,18 @@ def arm_worker() -> None:
     from results_store.store import Store
     from workers import supervisor
 
-    if "holds the device" in armed:
-        Store.claim = _before(Store.claim, "holds the device")  # type: ignore[method-assign]
-    if "claimed" in armed:
-        Store.claim = _after(Store.claim, "claimed", lambda claim: claim is not None)  # type: ignore[method-assign]
-    if "measured" in armed:
-        Store.finish = _before(Store.finish, "measured")  # type: ignore[method-assign]
-    if "recording" in armed:
-        keeping.write_result = _after(keeping.write_result, "recording")
-    if "recorded" in armed:
-        Store.finish = _after(Store.finish, "recorded")  # type: ignore[method-assign]
-    if "not acknowledged" in armed:
-        Channel.basic_ack = _before(Channel.basic_ack, "not acknowledged")
+    passed: Mapping[str, tuple[Any, str, Callable[[Any], Any]]] = {
+        "holds the device": (Store, "claim", _before("holds the device")),
+        "claimed": (Store, "claim", _after("claimed", lambda claim: claim is not None)),
+        "measured": (Store, "finish", _before("measured")),
+        "recording": (keeping, "write_result", _after("recording")),
+        "recorded": (Store, "finish", _after("recorded")),
+        "not acknowledged": (Channel, "basic_ack", _before("not acknowledged")),
+    }
+    for point in armed & set(passed):
+        wrap(*passed[point])
     if armed & {"builds", "measures"}:
-        supervisor.Watched = _ticking(supervisor.Watched, armed)  # type: ignore[misc, assignment]
+        wrap(supervisor, "Watched", lambda watched: _ticking(watched, armed))
 
 
 def arm_reconciler() -> None:
@@ -89,7 +92,7 @@ def arm_reconciler() -> None:
     from results_store.store import Store
 
     if "reconciled" in _armed():
-        Store.reconcile = _after(Store.reconcile, "reconciled")  # type: ignore[method-assign]
+        wrap(Store, "reconcile", _after("reconciled"))
 
 
 def pass_point(point: str) -> None:
@@ -105,26 +108,32 @@ def _armed() -> set[str]:
     return set(json.loads(os.environ.get(PASSAGES, "{}")))
 
 
-def _before(function: Callable[..., Any], point: str) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        pass_point(point)
-        return function(*args, **kwargs)
+def _before(point: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def wrapper(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            pass_point(point)
+            return function(*args, **kwargs)
 
-    return wrapped
+        return wrapped
+
+    return wrapper
 
 
 def _after(
-    function: Callable[..., Any], point: str, counts: Callable[[Any], bool] = lambda _: True
-) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        answer = function(*args, **kwargs)
-        if counts(answer):
-            pass_point(point)
-        return answer
+    point: str, counts: Callable[[Any], bool] = lambda _: True
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def wrapper(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            answer = function(*args, **kwargs)
+            if counts(answer):
+                pass_point(point)
+            return answer
 
-    return wrapped
+        return wrapped
+
+    return wrapper
 
 
 def _ticking(watched: Callable[..., Any], armed: set[str]) -> Callable[..., Any]:
@@ -133,7 +142,8 @@ def _ticking(watched: Callable[..., Any], armed: set[str]) -> Callable[..., Any]
 
     def made(**fields: Any) -> Any:
         point = points[fields["request"]["phase"]]
-        return watched(**{**fields, "tick": _after(fields["tick"], point)} if point in armed else fields)
+        tick = _after(point)(fields["tick"]) if point in armed else fields["tick"]
+        return watched(**{**fields, "tick": tick})
 
     return made
 

@@ -8,7 +8,7 @@ workers, looks at every invariant (`invariants`), notes one row for the table, a
     def test_a_worker_is_killed(farms_of: Farms, seed: int, whole: bool) -> None:
         with farms_of.begin("SIGKILL: the worker", seed=seed) as farm:
             farm.start("one", "two")              # workers, which take one processor for each job
-            farm.script("ctypes.string_at(0)", repeats=[7])   # what the job of this repeat does; see `child.canned`
+            farm.script("os.abort()", repeats=[7])    # what the job of this repeat does; see `child.canned`
             farm.submit(60)                       # a run of so many jobs, with their messages
             for number in range(20 if whole else 5):
                 farm.until(lambda number=number: farm.begun() > 2 * number)
@@ -62,7 +62,7 @@ PROCESSORS = len(os.sched_getaffinity(0))
 
 #: A condition that is not met by then never will be; far more than a busy host needs.
 PATIENCE_S = 120.0
-#: What a process leaves behind when it is killed is gone after so long, and so is what a farm leaves when it stops.
+#: What a process that is killed had started is gone after so long, and so is what a farm had when it stopped.
 ORPHANED_S = 2.0
 #: A worker that is told to stop, with no job in hand, has stopped after so long.
 STOP_S = 30.0
@@ -182,12 +182,16 @@ class Worker:
     @property
     def pool_process(self) -> int | None:
         """What serves its jobs: forked, so it has its parent's command line; None while there is none."""
-        return self._only_child(lambda command: command == list(self._command))
+        found = self._only_child(lambda command: command == list(self._command))
+        # What waited for the end of one that was killed has that command line, too, and a session of its own.
+        with suppress(ProcessLookupError):
+            return found if found and os.getsid(found) == self.pid else None
+        return None
 
     @property
     def reconciler(self) -> int | None:
         """What reconciles beside it; None while there is none."""
-        return self._only_child(lambda command: str(FOLDER / "reconciling.py") in command)
+        return self._only_child(lambda command: str(FOLDER / "companion.py") in command)
 
     @property
     def tree(self) -> list[psutil.Process]:
@@ -333,7 +337,9 @@ class Farm:
 
     def measuring(self) -> list[Sighting]:
         """Those that measure now."""
-        return [sighting for sighting in self._sightings.measuring() if not sighting.ended and self._runs(sighting)]
+        return [
+            sighting for sighting in self._sightings.measuring() if not sighting.ended and self._runs(sighting)
+        ]
 
     def rows(self, query: sa.Select[Any]) -> Sequence[Any]:
         """What the database answers."""
@@ -518,9 +524,8 @@ def lives(process: psutil.Process) -> bool:
 
 def described(process: psutil.Process) -> str:
     """A process in a few words."""
-    with suppress(psutil.NoSuchProcess):
-        with process.oneshot():
-            return f"{process.pid} (child of {process.ppid()}): {' '.join(process.cmdline())[-200:]}"
+    with suppress(psutil.NoSuchProcess), process.oneshot():
+        return f"{process.pid} (child of {process.ppid()}): {' '.join(process.cmdline())[-200:]}"
     return f"{process.pid}, gone by now"
 
 

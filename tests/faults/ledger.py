@@ -22,11 +22,6 @@ class Row:
     #: Processes that measured on a processor on which another one still did.
     overlapping: int
 
-    @property
-    def sound(self) -> bool:
-        """Whether nothing was lost, nothing measured twice, and nobody disturbed."""
-        return not (self.lost or self.duplicated or self.overlapping)
-
 
 def merged(rows: Iterable[Row]) -> list[Row]:
     """One row for each scenario and database: its seeds added up, in the order in which they came."""
@@ -43,7 +38,10 @@ def table(rows: Iterable[Row]) -> str:
     total = Row(scenario="all", database="", faults=0, jobs=0, lost=0, duplicated=0, overlapping=0)
     for row in shown:
         total = _added(total, row)
-    cells = [[field.name for field in fields(Row)], *([str(cell) for cell in astuple(row)] for row in (*shown, total))]
+    cells = [
+        [field.name for field in fields(Row)],
+        *([str(cell) for cell in astuple(row)] for row in (*shown, total)),
+    ]
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     return "\n".join(
         "  ".join(

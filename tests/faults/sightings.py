@@ -89,6 +89,8 @@ def overlaps(sightings: Iterable[Sighting]) -> list[str]:
         for later in there[1:]:
             if later.began_ns < longest.seen_ns:
                 early_ms = (longest.seen_ns - later.began_ns) / 1e6
-                said.append(f"{later.token} began on {processor} {early_ms:.1f} ms before {longest.token} was gone")
+                said.append(
+                    f"{later.token} began on {processor} {early_ms:.1f} ms before {longest.token} was gone"
+                )
             longest = max(longest, later, key=lambda s: s.seen_ns)
     return said

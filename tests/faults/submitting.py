@@ -1,4 +1,4 @@
-"""The producer's command line that ends, as SIGKILL ends it, at a point of its submission: `submitting.py POINT …`."""
+"""The producer's command line, ended as SIGKILL does at a point of its submission: `submitting.py POINT …`."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ def arm(point: str) -> None:
     from farm import queue
     from producer import __main__ as door
     from results_store.store import Store
+    from tests.faults.crashes import wrap
 
     statements = {
         "the tables are half made": "CREATE TABLE jobs",
@@ -59,15 +60,15 @@ def arm(point: str) -> None:
 
         sa.event.listen(sa.Engine, "after_cursor_execute", look)
     elif point == "before the database is opened":
-        door.open_store = _then_end(None)
+        wrap(door, "open_store", lambda _: _then_end(lambda *args, **kwargs: None))
     elif point == "the database is open":
-        door.open_store = _then_end(door.open_store)
+        wrap(door, "open_store", _then_end)
     elif point == "the run is committed":
-        Store.submit = _then_end(Store.submit)  # type: ignore[method-assign]
+        wrap(Store, "submit", _then_end)
     elif point == "all messages are sent":
-        queue.publish = _then_end(queue.publish)
+        wrap(queue, "publish", _then_end)
     else:
-        queue._send = _then_end(queue._send, {"one message is sent": 1, "half of the messages are sent": HALF}[point])
+        wrap(queue, "_send", lambda send: _then_end(send, 1 if point == "one message is sent" else HALF))
 
 
 def end() -> None:
@@ -75,13 +76,13 @@ def end() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _then_end(function: Callable[..., Any] | None, calls: int = 1) -> Callable[..., Any]:
+def _then_end(function: Callable[..., Any], calls: int = 1) -> Callable[..., Any]:
     """The function, after so many calls of which nothing more comes."""
     done = 0
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         nonlocal done
-        answer = function(*args, **kwargs) if function else None
+        answer = function(*args, **kwargs)
         done += 1
         if done == calls:
             end()

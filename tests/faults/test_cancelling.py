@@ -24,7 +24,7 @@ JOBS = 8
 LONG = range(5, JOBS)
 
 #: So many of the moments ask as a user does, by `python -m producer cancel`.
-BY_HAND = 2
+BY_HAND = 1
 
 
 @pytest.mark.short("sqlite")

@@ -12,7 +12,6 @@ import sqlalchemy as sa
 
 from farm.measurement import Outcome
 from results_store.schema import attempts, jobs, results
-from results_store.values import State
 from tests.faults.farms import PROCESSORS, Farm, Farms, Worker
 
 pytestmark = pytest.mark.timeout(900)
@@ -38,7 +37,7 @@ class Stopped:
 @pytest.mark.skipif(PROCESSORS < 2, reason="a stopped worker has the only processor")
 @pytest.mark.short("sqlite")
 def test_a_worker_that_wakes_late_writes_no_result(farms_of: Farms, seed: int, whole: bool) -> None:
-    stops = 10 if whole else 2
+    stops = 10 if whole else 1
     woken: list[Stopped] = []
     with farms_of.begin("SIGSTOP past the lease", seed=seed) as farm:
         farm.start("one", "two")

@@ -1,4 +1,4 @@
-"""The reconciler of a scenario's worker: the real one, in the scenario's tempo; it may end at a named point."""
+"""The companion of a scenario's worker: the real one, in the scenario's tempo; it may end at a named point."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Reconciles until its worker ends."""
+    """What `workers.companion` does, with the reconciler changed before it runs."""
     sys.path[0] = str(Path(__file__).resolve().parents[2])
+    from farm.parent import die_with
+
+    die_with(int(sys.argv[2]))
     from tests.faults import crashes
     from workers import reconciler
 
