@@ -90,7 +90,16 @@ class Server:
         data = folder / "data"
         self._run(binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
         # -F: nothing is written down for good, which a test does not need
-        self._command = [binaries / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses=", "-F"]
+        self._command: list[str | Path] = [
+            binaries / "postgres",
+            "-D",
+            data,
+            "-k",
+            folder,
+            "-c",
+            "listen_addresses=",
+            "-F",
+        ]
         self.start()
 
     def start(self) -> None:

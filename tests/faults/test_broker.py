@@ -20,13 +20,18 @@ def assert_nobody_ended(farm: Farm) -> None:
     assert [worker.starts for worker in farm.workers.values()] == [1] * len(farm.workers)
 
 
+def until_begun(farm: Farm, jobs: int) -> None:
+    """Waits until more jobs than these were begun."""
+    farm.until(lambda: farm.begun() > jobs)
+
+
 def test_connections_are_dropped(farms_of: Farms, crew: tuple[str, ...], whole: bool) -> None:
     with farms_of.begin("Redis: connections dropped") as farm, farm.redis.client() as client:
         farm.start(*crew)
         drops = 10 if whole else 3
         farm.submit(6 * drops)
         for drop in range(drops):
-            farm.until(lambda drop=drop: farm.begun() > 4 * drop)
+            until_begun(farm, 4 * drop)
             farm.rest(farm.random.uniform(0, 0.1))
             for kind in ("normal", "pubsub"):
                 farm.faults += client.client_kill_filter(_type=kind, skipme=True)
@@ -41,7 +46,7 @@ def test_redis_is_killed(farms_of: Farms, crew: tuple[str, ...], whole: bool) ->
         kills = 3 if whole else 1
         farm.submit(10 * kills)
         for kill in range(kills):
-            farm.until(lambda kill=kill: farm.begun() > 8 * kill)
+            until_begun(farm, 8 * kill)
             farm.redis.stop()
             farm.faults += 1
             farm.rest(farm.random.uniform(0, 1))
@@ -50,12 +55,12 @@ def test_redis_is_killed(farms_of: Farms, crew: tuple[str, ...], whole: bool) ->
         assert_nobody_ended(farm)
 
 
-@pytest.mark.short("postgresql")
+@pytest.mark.whole
 def test_everything_in_redis_is_flushed(farms_of: Farms, crew: tuple[str, ...]) -> None:
     with farms_of.begin("Redis: FLUSHALL") as farm, farm.redis.client() as client:
         farm.start(*crew)
         farm.submit(10)
-        farm.until(lambda: farm.begun() > 3)
+        until_begun(farm, 3)
         client.flushall()
         farm.faults += 1
         farm.conclude()
@@ -67,7 +72,7 @@ def test_redis_is_away_for_long(farms_of: Farms, crew: tuple[str, ...], whole: b
     with farms_of.begin("Redis: away for long") as farm:
         farm.start(*crew)
         farm.submit(10)
-        farm.until(lambda: farm.begun() > 3)
+        until_begun(farm, 3)
         farm.redis.stop()
         farm.faults += 1
         farm.rest(30 if whole else 3)
@@ -80,7 +85,7 @@ def test_the_memory_of_redis_is_full(farms_of: Farms, crew: tuple[str, ...], who
     with farms_of.begin("Redis: its memory is full") as farm, farm.redis.client() as client:
         farm.start(*crew)
         farm.submit(10)
-        farm.until(lambda: farm.begun() > 3)
+        until_begun(farm, 3)
         client.config_set("maxmemory-policy", "noeviction")
         client.config_set("maxmemory", 1)
         farm.faults += 1
@@ -97,7 +102,7 @@ def test_a_queue_is_no_list_any_more(farms_of: Farms, crew: tuple[str, ...]) -> 
     with farms_of.begin("Redis: a queue is no list") as farm, farm.redis.client() as client:
         farm.start(*crew)
         farm.submit(10)
-        farm.until(lambda: farm.begun() > 3)
+        until_begun(farm, 3)
         client.set("cpu", "no list")
         farm.faults += 1
         farm.rest(2)

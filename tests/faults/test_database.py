@@ -57,6 +57,11 @@ def lost(farm: Farm) -> int:
     return len(farm.rows(sa.select(attempts.c.attempt_id).where(attempts.c.outcome != "ok")))
 
 
+def until_begun(farm: Farm, jobs: int) -> None:
+    """Waits until more jobs than these were begun."""
+    farm.until(lambda: farm.begun() > jobs)
+
+
 def test_connections_are_killed(farms_on: FarmsOn, whole: bool) -> None:
     with (
         databases.postgresql() as url,
@@ -66,7 +71,7 @@ def test_connections_are_killed(farms_on: FarmsOn, whole: bool) -> None:
         kills = 10 if whole else 3
         farm.submit(8 * kills)
         for kill in range(kills):
-            farm.until(lambda kill=kill: farm.begun() > 6 * kill)
+            until_begun(farm, 6 * kill)
             # Several in a row: some meet a transaction.
             for _ in range(5):
                 farm.rest(farm.random.uniform(0, 0.05))
@@ -83,7 +88,7 @@ def test_a_foreign_process_locks_the_file(farms_on: FarmsOn, tmp_path: Path, who
         locks = 20 if whole else 2
         farm.submit(8 * locks)
         for number in range(locks):
-            farm.until(lambda number=number: farm.begun() > 6 * number or farm.finished())
+            until_begun(farm, 6 * number)
             lock(farm, path, 5)
         farm.conclude()
         assert_nobody_ended(farm)
@@ -138,7 +143,7 @@ def fill_up_and_make_room(farm: Farm, disk: Path, whole: bool) -> None:
     """The disk is full for a while, in which the farm works."""
     farm.start(*(("one", "two") if whole else ("one",)))
     farm.submit(40 if whole else 10)
-    farm.until(lambda: farm.begun() > 3)
+    until_begun(farm, 3)
     filler = disks.fill(disk)
     farm.faults += 1
     # Where a little room is given back, it is taken again at once: it stays full.

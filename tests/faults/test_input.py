@@ -495,6 +495,7 @@ def test_a_malicious_file_of_weights_is_refused_and_runs_nothing(tmp_path: Path,
     assert not marker.exists()
 
 
+@pytest.mark.whole
 def test_the_door_says_so_with_2(tmp_path: Path) -> None:
     marker, file = tmp_path / "pwned", tmp_path / "evil.pt"
     file.write_bytes(malicious("archive", marker))
