@@ -40,6 +40,7 @@ def test_connections_are_dropped(farms_of: Farms, crew: tuple[str, ...], whole: 
         assert_nobody_ended(farm)
 
 
+@pytest.mark.whole
 def test_redis_is_killed(farms_of: Farms, crew: tuple[str, ...], whole: bool) -> None:
     with farms_of.begin("Redis: SIGKILL, and back empty") as farm:
         farm.start(*crew)
@@ -75,7 +76,7 @@ def test_redis_is_away_for_long(farms_of: Farms, crew: tuple[str, ...], whole: b
         until_begun(farm, 3)
         farm.redis.stop()
         farm.faults += 1
-        farm.rest(30 if whole else 3)
+        farm.rest(30 if whole else 1.5)
         farm.redis.start()
         farm.conclude()
         assert_nobody_ended(farm)
@@ -91,7 +92,7 @@ def test_the_memory_of_redis_is_full(farms_of: Farms, crew: tuple[str, ...], who
         farm.faults += 1
         with pytest.raises(Unreachable, match="does not answer"):
             queue.publish(farm.redis.url, {"elsewhere": ["job"]})
-        farm.rest(20 if whole else 2)
+        farm.rest(20 if whole else 1)
         client.config_set("maxmemory", 0)
         farm.conclude()
         assert_nobody_ended(farm)

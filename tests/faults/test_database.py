@@ -68,7 +68,7 @@ def test_connections_are_killed(farms_on: FarmsOn, whole: bool) -> None:
         farms_on("postgresql", url).begin("PostgreSQL: connections killed") as farm,
     ):
         farm.start(*(("one", "two") if whole else ("one",)))
-        kills = 10 if whole else 3
+        kills = 10 if whole else 2
         farm.submit(8 * kills)
         for kill in range(kills):
             until_begun(farm, 6 * kill)
@@ -97,7 +97,7 @@ def test_a_foreign_process_locks_the_file(farms_on: FarmsOn, tmp_path: Path, who
 # ---- an outage: what is being measured then is kept, and stored afterwards
 
 #: An outage is longer.
-LEASE_S = 2.0
+LEASE_S = 3.0
 
 
 def spend(farm: Farm, outage: Callable[[], None]) -> None:
@@ -122,7 +122,7 @@ def test_postgresql_is_stopped_and_started(farms_on: FarmsOn, whole: bool) -> No
             def outage() -> None:
                 server.halt()
                 farm.faults += 1
-                farm.rest(60 if whole else 2 * LEASE_S)
+                farm.rest(60 if whole else LEASE_S + 1)
                 server.start()
 
             spend(farm, outage)
@@ -139,38 +139,39 @@ def test_the_file_is_locked_for_long(farms_on: FarmsOn, tmp_path: Path, whole: b
 # ---- a full disk
 
 
-def fill_up_and_make_room(farm: Farm, disk: Path, whole: bool) -> None:
+def fill_up_and_make_room(farm: Farm, disk: Path) -> None:
     """The disk is full for a while, in which the farm works."""
-    farm.start(*(("one", "two") if whole else ("one",)))
-    farm.submit(40 if whole else 10)
+    farm.start("one", "two")
+    farm.submit(40)
     until_begun(farm, 3)
     filler = disks.fill(disk)
     farm.faults += 1
     # Where a little room is given back, it is taken again at once: it stays full.
-    for _ in range(20 if whole else 2):
+    for _ in range(20):
         farm.rest(1)
         disks.fill(disk)
     assert not farm.finished()
     filler.unlink()
 
 
-def test_the_disk_of_a_sqlite_file_is_full(farms_on: FarmsOn, whole: bool) -> None:
+@pytest.mark.whole
+def test_the_disk_of_a_sqlite_file_is_full(farms_on: FarmsOn) -> None:
     with disks.small_disk(mib=16) as disk:
         url = f"sqlite:///{disk / 'farm.db'}"
         with farms_on("sqlite", url).begin("SQLite: its disk is full") as farm:
-            fill_up_and_make_room(farm, disk, whole)
+            fill_up_and_make_room(farm, disk)
             farm.conclude()
             assert_nobody_ended(farm)
 
 
 @pytest.mark.whole
-def test_the_disk_of_postgresql_is_full(farms_on: FarmsOn, whole: bool) -> None:
+def test_the_disk_of_postgresql_is_full(farms_on: FarmsOn) -> None:
     with ExitStack() as farms:
         disk = farms.enter_context(disks.small_disk(mib=256))
         server = farms.enter_context(databases.server(disk))
         scenario = farms_on("postgresql", server.url("postgres")).begin("PostgreSQL: its disk is full")
         farm = farms.enter_context(scenario)
-        fill_up_and_make_room(farm, disk, whole)
+        fill_up_and_make_room(farm, disk)
         if not server.runs:
             # It gives up where it cannot write its log; whoever keeps it starts it again.
             server.start()
@@ -192,7 +193,7 @@ def test_the_disk_for_artifacts_and_scratch_is_full(farms_on: FarmsOn, tmp_path:
             farm.faults += 1
             farm.start("one")
             farm.submit(4, recipes=("torchscript",))
-            farm.rest(10 if whole else 2)
+            farm.rest(10 if whole else 1)
             assert farm.sightings() == []
             if whole:
                 run_into_it(farm, disk, filler)

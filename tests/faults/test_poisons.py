@@ -23,13 +23,13 @@ from tests.faults.poisons import POISONS, Poison
 GROWTH_BYTES = 96 << 20
 
 #: What hangs is ended after so long; all else has as long as a busy host needs.
-HANG_S = 1.0
+HANG_S = 0.5
 
 
 @pytest.fixture
 def good(whole: bool) -> int:
     """So many jobs that harm nobody."""
-    return 50 if whole else 15
+    return 50 if whole else 10
 
 
 def test_ten_poisons_among_good_jobs(farms_of: Farms, good: int) -> None:
