@@ -5,7 +5,7 @@ OUTPUT ?= results
 MATRIX ?= matrices/densenet121-cpu.toml
 BIN := .venv/bin
 
-.PHONY: help setup setup-dev benchmark test test-compose trust check format lint types clean
+.PHONY: help setup setup-dev benchmark test test-compose faults trust check format lint types clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ test: setup-dev  ## Run all tests.
 
 test-compose: setup-dev  ## Run the tests of the farm in containers, on a real Docker Engine.
 	$(BIN)/python -m pytest tests/compose --timeout 1800
+
+faults: setup-dev  ## Hurt the farm on SQLite and PostgreSQL: nothing lost, nothing measured twice. Half an hour.
+	$(BIN)/python -m pytest tests/faults --faults whole --timeout 900
 
 trust: setup  ## Measure on this host whether the numbers can be trusted: under an hour, on a quiet host.
 	$(BIN)/python -m benchmarks.trust

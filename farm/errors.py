@@ -6,7 +6,8 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-#: How the libraries say that memory ran out.
+#: How the libraries say that the disk is full, or that memory ran out.
+_NO_ROOM = ("no space left on device", "disk quota exceeded")
 _NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "failed to allocate", "bad_alloc")
 
 
@@ -54,6 +55,11 @@ def shorten(names: list[str], most: int = 24) -> str:
     """The names in one line, cut after `most` of them."""
     shown = ", ".join(names[:most]) or "none"
     return shown if len(names) <= most else f"{shown}, … ({len(names)} in all)"
+
+
+def ran_out_of_room(text: str) -> bool:
+    """Whether an error's text says that the disk is full."""
+    return any(sign in text.lower() for sign in _NO_ROOM)
 
 
 @contextmanager

@@ -235,6 +235,8 @@ _SETTINGS: Mapping[str, Any] = {
     "broker_connection_retry": True,
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
+    # What Redis refuses for a while (its memory is full, it loads, it is a replica) is no reason to end.
+    "broker_channel_error_retry": True,
     "broker_transport_options": {
         "visibility_timeout": VISIBILITY_S,
         "socket_connect_timeout": PATIENCE_S,
@@ -391,7 +393,8 @@ def _problem(raw: bytes) -> str | None:
         return f"it is not JSON ({type(error).__name__})"
     try:
         return _envelope_problem(message)
-    except (TypeError, KeyError, AttributeError, ValueError, LookupError) as error:
+    except Exception as error:
+        # Broad, for the same reason: the body is JSON too.
         return f"it is not a Celery message ({type(error).__name__}: {error})"
 
 
@@ -405,7 +408,7 @@ def _envelope_problem(message: Any) -> str | None:
         return "its ids are not text"
     if (message["content-type"], message["content-encoding"]) != ("application/json", "utf-8"):
         return "its content is not JSON"
-    if any(headers.get(key) for key in ("eta", "expires", "group", "stamps", "stamped_headers")):
+    if any(headers.get(key) for key in ("eta", "expires", "group", "stamps", "stamped_headers", "compression")):
         return "it asks for what the farm does not do"
     if any(headers.get("timelimit") or ()) or not isinstance(headers.get("retries", 0), int):
         return "it asks for limits of its own"

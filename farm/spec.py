@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import random
 import re
 from collections import Counter
@@ -355,7 +356,7 @@ class Matrix(Value):
     def size(self) -> int:
         """Number of jobs, duplicates not yet removed."""
         axes = (self.models, self.optimizations, self.batch_sizes, self.devices)
-        return self.repeats * len(list(itertools.product(*axes)))
+        return self.repeats * math.prod(map(len, axes))
 
     def cells(self) -> list[Cell]:
         """Every cell once, in the order the user wrote them."""

@@ -60,7 +60,7 @@ def named(text: str | None, expected: str | None) -> tuple[str | None, Path | No
         if expected is not None:
             raise BadInput("--sha256 belongs to a file: name one with --weights FILE.")
         return check(text), None
-    file = Path(text).expanduser()
+    file = _expanded(text)
     _require_file(file)
     wanted = None if expected is None else expected.strip().lower().removeprefix("sha256:")
     if wanted is not None and not _HEX.fullmatch(wanted):
@@ -287,9 +287,19 @@ def _hint(problems: list[str]) -> str:
     return ""
 
 
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # the home of somebody who is not there
+        return Path(text)
+
+
 def _require_file(file: Path) -> None:
-    if not file.is_file():
-        why = "is no file" if file.exists() else "is not there"
+    try:
+        why = "" if file.is_file() else "is no file" if file.exists() else "is not there"
+    except OSError as error:  # such as a name that is too long
+        why = f"cannot be looked at ({(error.strerror or str(error)).lower()})"
+    if why:
         raise BadInput(f"--weights {file}: {file.absolute()} {why}. Possible: {PRETRAINED}, or a file.")
     if file.suffix.lower() not in ENDINGS:
         raise BadInput(f"--weights {file}: a file of weights ends in {', '.join(ENDINGS)}.")

@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 
-from farm.errors import FarmError
+from farm.errors import BadInput, FarmError
 from farm.measurement import Outcome
-from farm.spec import Cell, JobSpec, stored
+from farm.spec import JobSpec
 from results_store import keeping, records
 from results_store.clock import now
 from results_store.schema import attempts, cells, is_open, is_running, jobs, results, workers
@@ -34,10 +34,15 @@ _VANISHED = "the worker vanished: its lease ended without a renewal"
 _ADOPT_AT_ONCE = 1000
 #: So often an attempt at a job may end in each way; then the job has failed.
 _MOST = {"failures": MAX_FAILURES, "losses": MAX_LOSSES, "hand_backs": MAX_HAND_BACKS}
+_REFUSED_AT_ONCE = 100
 
 
 class _Rebound(Exception):
     """Another environment class got the cell between choosing the job and taking it."""
+
+
+class _Unreadable(Exception):
+    """Nobody can tell any more what the job chosen was to measure: its id, and why."""
 
 
 def claim(connection: sa.Connection, worker_id: str, job_id: str | None, lease_s: float) -> Claim | None:
@@ -45,13 +50,18 @@ def claim(connection: sa.Connection, worker_id: str, job_id: str | None, lease_s
     worker = _seen(connection, worker_id)
     if worker.quarantined is not None:
         return None
-    while True:
+    refused = 0
+    while refused < _REFUSED_AT_ONCE:
         try:
             # a savepoint: giving a job back must not undo the transaction, only its own steps
             with connection.begin_nested():
                 return _claim(connection, worker, job_id, lease_s)
         except _Rebound:
             continue
+        except _Unreadable as error:
+            _refuse(connection, *error.args)
+            refused += 1
+    return None
 
 
 def renew(connection: sa.Connection, claim: Claim, lease_s: float) -> Lease:
@@ -292,7 +302,22 @@ def _start_attempt(connection: sa.Connection, worker: _Worker, job: _Row) -> Cla
 def _spec(connection: sa.Connection, job: _Row) -> JobSpec:
     place = (cells.c.run_number == job.run_number, cells.c.ordinal == job.cell_ordinal)
     text = connection.execute(sa.select(cells.c.spec).where(*place)).scalar_one()
-    return records.job_spec(stored(Cell, text), job.repeat)
+    try:
+        cell = records.cell(text)
+    except BadInput as error:
+        raise _Unreadable(job.job_id, str(error)) from None
+    if not records.is_as_submitted(text, job.repeat, job.key):
+        raise _Unreadable(
+            job.job_id, "Its row in the store does not say any more what was submitted. Submit it again."
+        )
+    return records.job_spec(cell, job.repeat)
+
+
+def _refuse(connection: sa.Connection, job_id: str, reason: str) -> None:
+    """Ends a job that nobody can measure, so that it is in nobody's way."""
+    _end_open_attempt(connection, job_id, _VANISHED)
+    _follow(connection, job_id, Outcome.ERROR, reason)
+    keeping.settle(connection, job_id)
 
 
 # ---- ending

@@ -6,6 +6,7 @@ Every cell of the matrix has a row, measured or not. Only the samples of one cel
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -28,6 +29,9 @@ from results_store.store import JobResult, State, Store
 
 #: Gives the verdict over one measurement.
 _Judge: TypeAlias = Callable[[Measurement], Verdict]
+
+#: An id of a run, as the store makes it: a folder has its name.
+_RUN_ID = re.compile(r"[0-9A-Za-z-]+")
 
 #: With fewer repeats a spread is a guess.
 MIN_REPEATS = 3
@@ -201,7 +205,13 @@ class Collated:
 
 
 def collate(store: Store, run_id: str) -> Collated:
-    """The rows of the run of this id, and the way to its samples, open for as long as the store is."""
+    """The rows of the run of this id, and the way to its samples, open for as long as the store is.
+
+    Raises:
+        BadInput: its id or what it measured cannot be read any more: somebody has changed the store.
+    """
+    if _RUN_ID.fullmatch(run_id) is None:
+        raise BadInput(f"The run {run_id!r} is written nowhere: its id in the store was changed.")
     cells = groupby(store.results(run_id), key=lambda result: result.cell_ordinal)
     judged_by = _judge_of_run(store, run_id)
     rows = [row for _, results in cells for row in _rows(list(results), judged_by)]

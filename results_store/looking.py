@@ -11,7 +11,6 @@ import sqlalchemy as sa
 
 from farm.errors import BadInput, unknown
 from farm.measurement import Outcome, Profile
-from farm.spec import Cell, stored
 from results_store import records
 from results_store.claiming import claimable as is_claimable
 from results_store.clock import now
@@ -213,7 +212,7 @@ def _job_result(row: sa.Row[Any]) -> JobResult:
     return JobResult(
         job_id=row.job_id,
         run_id=records.run_id_of(row.job_id),
-        spec=records.job_spec(stored(Cell, row.spec), row.repeat),
+        spec=records.job_spec(records.cell(row.spec), row.repeat),
         cell_ordinal=row.cell_ordinal,
         state=State(row.state),
         outcome=Outcome(row.outcome) if row.outcome else None,
@@ -321,7 +320,7 @@ def _running(connection: sa.Connection, number: int) -> tuple[tuple[str, str, fl
         .order_by(attempts.c.started_at)
     )
     return tuple(
-        (_control_label(row) if row.is_control else _label(row), row.worker_id, row.started_at)
+        (_label(row, "control ") if row.is_control else _label(row), row.worker_id, row.started_at)
         for row in connection.execute(query)
     )
 
@@ -349,10 +348,10 @@ def _quarantined(connection: sa.Connection, number: int) -> tuple[tuple[str, str
     return tuple((row.worker_id, row.quarantined) for row in found if queues & set(json.loads(row.queues)))
 
 
-def _control_label(row: Any) -> str:
-    """Controls are counted from 1 already."""
-    return f"control {label(records.job_spec(stored(Cell, row.spec), row.repeat - 1))}"
-
-
-def _label(row: Any) -> str:
-    return label(records.job_spec(stored(Cell, row.spec), row.repeat))
+def _label(row: Any, before: str = "") -> str:
+    """A job in a few words; a control's repeats are counted from 1 already."""
+    try:
+        cell = records.cell(row.spec)
+    except BadInput:
+        return f"{before}a cell that cannot be read"
+    return before + label(records.job_spec(cell, row.repeat - bool(before)))

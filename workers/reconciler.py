@@ -1,9 +1,9 @@
 """A small process beside each worker: says that it lives, takes back what was lost, refills the queues, and looks
 after a device that failed.
 
-`python -m workers.reconciler WORKER PARENT LEVEL [FOLDER DEVICE QUEUE…]`. With a folder it also serves what is
-counted there for Prometheus. Safe to run many times over: the work on the store is done under
-a lock in the store, by one of them.
+`workers.companion` runs it as WORKER PARENT LEVEL [FOLDER DEVICE QUEUE…]. With a folder it also serves what is
+counted there for Prometheus. Safe to run many times over: the work on the store is done under a lock in the store,
+by one of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Protocol
 
 from farm import logs, queue
 from farm.errors import BadInput, FarmError, Unreachable
-from farm.parent import die_with
 from farm.settings import Settings, load
 from results_store.store import Store, open_store
 from workers import metrics
@@ -83,6 +82,7 @@ class Reconciler:
         clock: Callable[[], float] = time.monotonic,
         on_life: Callable[[], None] = lambda: None,
         figures: Figures | None = None,
+        grace_s: float = 0.0,
     ) -> None:
         self._store = store
         self._broker = broker
@@ -91,6 +91,10 @@ class Reconciler:
         self._clock = clock
         self._on_life = on_life
         self._figures = figures or Figures()
+        #: Leases run out while the database is away: who has kept a result then has so long to come back with it
+        #: before the job is given to somebody else.
+        self._grace_s = grace_s
+        self._patient_until = clock()
         #: Job → (when it may be published again, the pause after that).
         self._published: dict[str, tuple[float, float]] = {}
 
@@ -100,8 +104,14 @@ class Reconciler:
         Raises:
             Unreachable: the database or the broker does not answer.
         """
-        self._store.heartbeat(self._worker_id)
+        try:
+            self._store.heartbeat(self._worker_id)
+        except Unreachable:
+            self._patient_until = self._clock() + self._grace_s
+            raise
         self._on_life()
+        if self._clock() < self._patient_until:
+            return 0
         if not self._store.try_lock(_LOCK, self._worker_id, self._lock_s):
             return 0
         done = self._store.reconcile()
@@ -190,6 +200,8 @@ def run(settings: Settings, worker_id: str, stop: threading.Event, counted: Path
                     settings.reconcile_s,
                     on_life=Pulse(settings.health_file),
                     figures=figures,
+                    # From the last look in vain, which may be that long before the first good one.
+                    grace_s=settings.lease_s + settings.reconcile_s,
                 )
             reconciler.step()
             if trouble:
@@ -219,9 +231,8 @@ def _guarded(settings: Settings, worker_id: str, stop: threading.Event) -> None:
 
 
 def main() -> None:
-    """Runs beside the worker and the process named on the command line, and ends with it."""
-    worker_id, parent, level, *figures = sys.argv[1:]
-    die_with(int(parent))
+    """Reconciles until it is told to stop; the command line is WORKER PARENT LEVEL and what is to be served."""
+    worker_id, _, level, *figures = sys.argv[1:]
     # A terminal's Ctrl-C is for the worker, which ends this process when it is done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stop = threading.Event()
@@ -247,7 +258,3 @@ def _serve(
         serving.enter_context(metrics.served(Path(folder), settings, lambda: broker.waiting(queues), **about))
     except BadInput as error:
         log.error("no figures for Prometheus: %s", error)
-
-
-if __name__ == "__main__":
-    main()

@@ -85,7 +85,7 @@ class Service:
         arguments: tuple[str, ...] = (self._worker.id, str(os.getpid()), self._log_level)
         if counted is not None:
             arguments += (str(counted), self._worker.device_model, *self._worker.queues)
-        return (sys.executable, "-m", "workers.reconciler", *arguments)
+        return (sys.executable, "-m", "workers.companion", *arguments)
 
     def _port(self) -> dict[str, str]:
         """A port that was named on the command line: all else the reconciler reads where this process did."""
@@ -156,6 +156,7 @@ class Handler:
                 store, self._settings, self._worker, command=self._command, templates=templates, figures=figures
             )
             self._process = os.getpid()
+            processes.leave_nothing()
         return self._supervisor
 
 

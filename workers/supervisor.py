@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,8 +42,6 @@ CLAIM_PATIENCE_S = 60.0
 #: A message that comes while the worker is quarantined is kept so long before it is given up.
 QUARANTINE_PATIENCE_S = 10.0
 _QUARANTINE_LOOK_S = 1.0
-
-_LONGEST_PAUSE_S = 30.0
 
 #: Libraries that make threads, each told in its own way how many.
 _THREAD_VARIABLES = (
@@ -92,7 +91,7 @@ class Supervisor:
             How it ended, in a few words: `ok`, `skipped`, `cancelled`, `failed: …`.
         """
         given_up_at = time.monotonic() + CLAIM_PATIENCE_S
-        for pause_s in _pauses():
+        for pause_s in _pauses(self._settings.renew_s):
             try:
                 with logs.about(
                     worker=self._worker.id, device=self._worker.device_uuid or self._worker.device_kind
@@ -164,7 +163,8 @@ class Supervisor:
     def _quarantine(self, problem: str) -> None:
         advice = quarantine.ADVICE[self._worker.device_kind]
         every_s = self._settings.probe_s
-        _until_reachable(lambda: quarantine.enter(self._store, self._worker, problem, every_s, advice))
+        entering = partial(quarantine.enter, self._store, self._worker, problem, every_s, advice)
+        _until_reachable(entering, self._settings.renew_s)
 
     @contextlib.contextmanager
     def _device(self) -> Iterator[Held]:
@@ -228,7 +228,8 @@ class Supervisor:
                 ended = classify(self._ended(watched), phase, deadline_s)
                 return ended if recorder is None else _with_telemetry(ended, recorder)
         except OSError as error:
-            return PhaseEnd(outcome=Outcome.ERROR, reason=f"the {phase} process could not be started: {error}")
+            reason = f"the {phase} process could not be started: {error}"
+            return PhaseEnd(outcome=_unless_full(Outcome.ERROR, reason), reason=reason)
 
     def _watched(
         self,
@@ -306,9 +307,18 @@ class Supervisor:
             device_from=device_from,
             device_until=device_until,
         )
-        recorded = _until_reachable(lambda: self._store.finish(claim, ending))
+        try:
+            recorded = self._finish(claim, ending)
+        except (TypeError, ValueError, ArithmeticError) as error:
+            log.exception("job %s: what was measured cannot be stored", claim.job_id)
+            reason = f"what was measured cannot be stored: {type(error).__name__}: {error}"
+            ending = replace(ending, outcome=Outcome.ERROR, reason=reason, measurement=None, remeasure=False)
+            recorded = self._finish(claim, ending)
         self._figures.ended(ending.outcome)
         return describe(ending) if recorded else "stale"
+
+    def _finish(self, claim: Claim, ending: Ending) -> bool:
+        return _until_reachable(lambda: self._store.finish(claim, ending), self._settings.renew_s)
 
 
 @contextlib.contextmanager
@@ -361,13 +371,14 @@ def _is_mendable(measurement: Measurement | None) -> bool:
         return False
 
 
-def _pauses() -> Iterator[float]:
-    """Seconds between tries: doubling, up to half a minute."""
-    return (min(0.25 * 2**number, _LONGEST_PAUSE_S) for number in itertools.count())
+def _pauses(longest_s: float) -> Iterator[float]:
+    """Seconds between tries: doubling, up to the longest."""
+    return (min(0.25 * 2**number, longest_s) for number in itertools.count())
 
 
-def _until_reachable(call: Callable[[], T]) -> T:
-    for pause_s in _pauses():
+def _until_reachable(call: Callable[[], T], every_s: float) -> T:
+    """As often as a lease is renewed: the result is to be there before somebody else takes the job."""
+    for pause_s in _pauses(every_s):
         try:
             return call()
         except Unreachable as error:

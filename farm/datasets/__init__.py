@@ -58,6 +58,9 @@ class Split:
     classes: tuple[str, ...]
 
 
+#: File systems take no longer names.
+_MAX_FOLDER_BYTES = 255
+
 #: What a plug-in must have, and of which kind.
 CONTRACT: Mapping[str, Any] = {"SUPPORT": Support, "load": Callable}
 
@@ -78,7 +81,7 @@ def check_name(value: Any) -> str:
         raise unknown("dataset", name, names())
     if plugins.load(__name__, name).SUPPORT.needs_folder:
         parts = Path(folder).parts
-        if not parts or ".." in parts or Path(folder).is_absolute():
+        if not parts or ".." in parts or Path(folder).is_absolute() or not _is_writable(folder):
             raise BadInput(
                 f"Dataset {value!r}: write {name}:FOLDER, the name of a folder inside FARM_DATASETS_DIR "
                 f"(by default .farm/datasets)."
@@ -86,6 +89,11 @@ def check_name(value: Any) -> str:
     elif colon:
         raise BadInput(f"Dataset {value!r}: {name} takes no folder; write {name}.")
     return str(value)
+
+
+def _is_writable(folder: str) -> bool:
+    """Whether people see what it says (no NUL, nothing that turns text around), and file systems take it."""
+    return folder.isprintable() and len(folder.encode()) <= _MAX_FOLDER_BYTES
 
 
 def support(dataset: str) -> Support:

@@ -40,8 +40,17 @@ CONTRACT: Mapping[str, Any] = {"NAMES": tuple, "create": Callable}
 
 def by_source() -> dict[str, tuple[str, ...]]:
     """The names of all models, by where they come from: files here, and distributions with entry points."""
-    files = {source: tuple(module.NAMES) for source, module in plugins.loadable(__name__).items()}
+    files = {source: _usable(source, module.NAMES) for source, module in plugins.loadable(__name__).items()}
     return {**files, **_installed.by_distribution()}
+
+
+def _usable(source: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if not _installed.is_name(name):
+            plugins.warn(
+                f"The model {name!r} of {source} is left out: its name must have {_installed.NAME_HAS} only."
+            )
+    return tuple(filter(_installed.is_name, names))
 
 
 def names() -> tuple[str, ...]:

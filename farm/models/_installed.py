@@ -23,6 +23,7 @@ GROUP = "benchmark_farm.models"
 
 #: A name is part of labels, of file names and of lists with commas.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+NAME_HAS = "letters, digits, _ . and -"
 
 
 def by_distribution() -> dict[str, tuple[str, ...]]:
@@ -72,12 +73,17 @@ def _points() -> tuple[EntryPoint, ...]:
     return tuple(sorted(found, key=lambda point: (point.name, _distribution(point))))
 
 
+def is_name(name: object) -> bool:
+    """Whether a model can be called so."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
 def _usable(point: EntryPoint) -> bool:
-    if _NAME.fullmatch(point.name) and EntryPoint.pattern.match(point.value):
+    if is_name(point.name) and EntryPoint.pattern.match(point.value):
         return True
     plugins.warn(
-        f"The model {point.name!r} of {_distribution(point)} is left out: its name must have letters, digits, _ "
-        f". and - only, and its object be module:callable, not {point.value!r}."
+        f"The model {point.name!r} of {_distribution(point)} is left out: its name must have {NAME_HAS} only, "
+        f"and its object be module:callable, not {point.value!r}."
     )
     return False
 

@@ -14,10 +14,10 @@ from results_store.exporters import _whole
 
 Cell: TypeAlias = str | float | int | None
 
-#: A spreadsheet takes a text that begins so for a formula.
-_FORMULA = ("=", "+", "-", "@")
-#: Line breaks, tabs and the like: a row is one line, for every tool that reads lines.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
+#: A spreadsheet takes a text that begins so for a formula; in some languages, also what follows a semicolon.
+_FORMULA = re.compile(r"(^|;)(\s*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
+#: Line breaks, tabs and the like, and what nobody sees: a row is one line, for every tool that reads lines.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]+")
 
 
 def write(path: Path, header: Iterable[str], rows: Iterable[Iterable[Cell]]) -> None:
@@ -33,8 +33,7 @@ def text(value: Cell) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        line = _CONTROL.sub(" ", value).strip()
-        return f"'{line}" if line.startswith(_FORMULA) else line
+        return _FORMULA.sub(r"\1\2'", _CONTROL.sub(" ", value).strip())
     if isinstance(value, int):
         return str(value)
     if not np.isfinite(value):

@@ -142,7 +142,9 @@ def test_a_message_that_names_no_job_serves_the_next_one_and_says_which(farm: Fa
         ("report(outcome='unsupported', reason='no bf16')", Outcome.UNSUPPORTED, "no bf16"),
         ("report(outcome='out_of_memory', reason='CUDA')", Outcome.OUT_OF_MEMORY, "CUDA"),
         ("report(outcome='error', reason='KeyError: 1')", Outcome.ERROR, "KeyError: 1"),
+        ("report(outcome='error', reason='OSError: No space left on device')", Outcome.CRASHED, "No space left"),
         ("report(outcome='ok')", Outcome.ERROR, "measured something else"),
+        ("os.write(int(sys.argv[3]), b'[' * 100_000)", Outcome.CRASHED, "without a result"),
         ("report(outcome='ok', measurement={'spec': 1})", Outcome.ERROR, "no measurement"),
         ("report(outcome='splendid')", Outcome.CRASHED, "without a result"),
         (

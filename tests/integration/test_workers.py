@@ -238,7 +238,7 @@ def test_a_worker_that_is_killed_takes_its_child_along_and_another_takes_the_job
     eventually(farm.measuring)
     measuring = farm.measuring()
     assert measuring is not None
-    left = {killed.pool_process, measuring, *killed.children("reconciler")}
+    left = {killed.pool_process, measuring, *killed.children("companion")}
     assert len(left) == 3
     killed.process.kill()
     killed.process.wait()
@@ -266,9 +266,9 @@ def test_a_pool_process_that_is_killed_is_replaced_and_its_job_done_again(farm: 
 
 def test_the_reconciler_is_started_again_when_it_dies(farm: Farm) -> None:
     worker = farm.worker()
-    [first] = worker.children("workers.reconciler")
+    [first] = worker.children("workers.companion")
     os.kill(first, signal.SIGKILL)
-    eventually(lambda: worker.children("workers.reconciler") - {first})
+    eventually(lambda: worker.children("workers.companion") - {first})
     farm.submit(1, publish=0)
     eventually(farm.finished)
     assert worker.stop() == 0

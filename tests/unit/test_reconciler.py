@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -204,4 +205,39 @@ def test_a_queue_that_only_a_quarantined_worker_serves_gets_no_messages(
     store.quarantine("cpu@alpha", "hangs")
     assert reconciler.step() == 0
     store.recover("cpu@alpha")
+    assert reconciler.step() == 1
+
+
+class Away:
+    """A store that does not answer while a test says so."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.away = False
+
+    def __getattr__(self, name: str) -> Any:
+        if self.away:
+            raise Unreachable("away")
+        return getattr(self._store, name)
+
+
+def test_after_an_outage_who_kept_a_result_may_come_back_with_it_first(
+    store: Store, broker: Broker, clock: Clock
+) -> None:
+    short = Store(store._database, lease_s=-1.0)
+    submit(store)
+    claim = short.claim("cpu@alpha")  # its lease ran out while the database was away
+    assert claim is not None
+    outage = Away(short)
+    reconciler = Reconciler(outage, broker, "cpu@alpha", 10.0, clock, grace_s=40.0)  # type: ignore[arg-type]
+    outage.away = True
+    with pytest.raises(Unreachable):
+        reconciler.step()
+    outage.away = False
+    clock.now = 39.0
+    assert reconciler.step() == 0
+    assert store.finish(claim, factories.ok(claim))
+    submit(store)
+    assert short.claim("cpu@alpha") is not None
+    clock.now = 40.0
     assert reconciler.step() == 1

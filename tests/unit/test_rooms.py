@@ -77,7 +77,14 @@ def test_the_environment_is_read_in_settings_only() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["producer.__main__", "workers.__main__", "workers.supervisor", "workers.reconciler", "workers.child"],
+    [
+        "producer.__main__",
+        "workers.__main__",
+        "workers.supervisor",
+        "workers.reconciler",
+        "workers.companion",
+        "workers.child",
+    ],
 )
 def test_importing_a_door_does_not_import_torch(module: str) -> None:
     code = f"import sys, {module}; print([m for m in ('torch', 'torchvision', 'onnxruntime') if m in sys.modules])"
