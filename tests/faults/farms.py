@@ -65,7 +65,7 @@ PATIENCE_S = 120.0
 #: What a process that is killed had started is gone after so long, and so is what a farm had when it stopped.
 ORPHANED_S = 2.0
 #: A worker that is told to stop, with no job in hand, has stopped after so long.
-STOP_S = 30.0
+STOP_S = 60.0
 
 _LOOK_S = 0.01
 _MARK = "FAULTS_MARK"
