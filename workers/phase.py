@@ -83,7 +83,7 @@ def _from_report(report: Mapping[str, Any], log_tail: str) -> PhaseEnd:
     try:
         given, reason = report.get("measurement"), str(report.get("reason", ""))
         return PhaseEnd(
-            outcome=_unless_full(Outcome(report["outcome"]), reason),
+            outcome=unless_full(Outcome(report["outcome"]), reason),
             reason=reason,
             measurement=None if given is None else Measurement.model_validate(given),
             build_spent_s=float(report.get("build_spent_s", 0.0)),
@@ -95,7 +95,7 @@ def _from_report(report: Mapping[str, Any], log_tail: str) -> PhaseEnd:
         return PhaseEnd(outcome=Outcome.ERROR, reason=reason, log_tail=log_tail)
 
 
-def _unless_full(outcome: Outcome, reason: str) -> Outcome:
+def unless_full(outcome: Outcome, reason: str) -> Outcome:
     """The outcome; a full disk says nothing of the job, which is tried again as after a crash."""
     return Outcome.CRASHED if outcome is Outcome.ERROR and ran_out_of_room(reason) else outcome
 
