@@ -7,7 +7,8 @@ one of a cell that is slower by 3 %, in two processes that are as unlike as any 
 
 - the standard deviation of the A/A ratio over sets;
 - trials of the very rule by which a row says faster, slower or no difference found, at 10 repeats as in
-  `standard`: real trials take disjoint groups of sets in the order of measuring, many more resample sets;
+  `standard`, beyond what 10 other A/A repeats deviate by, which stand for the baseline's own row: real trials take
+  disjoint groups of sets in the order of measuring, many more resample sets;
 - the smallest change that 10 and, as in `thorough`, 30 repeats find 8 times of 10, by resampling.
 
     python -m benchmarks.aa_control                                # about 25 minutes on 2 processors
@@ -22,9 +23,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -105,32 +107,51 @@ def measured(spec: JobSpec, sets: int, rounds: int) -> dict[str, Any]:
     return {"spec": spec.model_dump(mode="json"), "ratios": found}
 
 
-def trial(repeats: np.ndarray) -> Speedup:
-    """What a row would say whose repeats had these ratios, (repeats, rounds)."""
-    found = speedup(repeats.tolist())
-    assert found is not None
-    return found.answered()
+def trial(repeats: np.ndarray, own: np.ndarray) -> Speedup:
+    """What a row would say whose repeats had these ratios, (repeats, rounds), and its baseline's row those."""
+    return _speedup(repeats).answered(bias=_bias(own))
 
 
-def real_trials(sets: np.ndarray) -> list[Speedup]:
-    """Disjoint groups in the order of measuring."""
-    return [trial(sets[n : n + STANDARD]) for n in range(0, len(sets) - STANDARD + 1, STANDARD)]
+def real_trials(sets: np.ndarray, equal: np.ndarray) -> list[Speedup]:
+    """Disjoint groups in the order of measuring; what the next group of A/A sets deviates by is the bias."""
+    groups = [slice(n, n + STANDARD) for n in range(0, len(sets) - STANDARD + 1, STANDARD)]
+    return [
+        trial(sets[ours], equal[next_one]) for ours, next_one in zip(groups, [*groups[1:], groups[0]], strict=True)
+    ]
 
 
-def resampled(sets: np.ndarray, repeats: int, seed: int = 0) -> list[Speedup]:
-    """Trials whose repeats are drawn from the sets, with replacement."""
-    draw = np.random.default_rng(seed)
-    return [trial(sets[draw.integers(len(sets), size=repeats)]) for _ in range(_RESAMPLED)]
+def resampled(sets: np.ndarray, equal: np.ndarray, repeats: int, seed: int = 0) -> list[Speedup]:
+    """Trials whose repeats are drawn from the sets, and their baseline's from the A/A sets, with replacement."""
+    return [trial(sets[ours], equal[own]) for ours, own in _drawn(len(sets), repeats, seed)]
 
 
-def smallest_found(sets: np.ndarray, repeats: int) -> float:
+def smallest_found(equal: np.ndarray, repeats: int) -> float:
     """The slowdown that is found 8 times of 10, as a share of the time.
 
     A slowdown moves the interval of the log-ratio and leaves its width, so each trial finds one that brings the
-    high end under 0; the least that 8 of 10 find is a quantile of these.
+    high end below the bias; the least that 8 of 10 find is a quantile of these.
     """
-    ends = [found.deciding()[1] for found in resampled(sets, repeats)]
+    draws = _drawn(len(equal), repeats, 0)
+    ends = [_speedup(equal[ours]).deciding()[1] + _bias(equal[own]) for ours, own in draws]
     return float(np.expm1(np.quantile(ends, 0.8)))
+
+
+def _speedup(repeats: np.ndarray) -> Speedup:
+    found = speedup(repeats.tolist())
+    assert found is not None
+    return found
+
+
+def _bias(own: np.ndarray) -> float:
+    """How far the log-ratio of these repeats of a cell that is its own control is from 0."""
+    return abs(math.log(_speedup(own).value))
+
+
+def _drawn(sets: int, repeats: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    draw = np.random.default_rng(seed)
+    for _ in range(_RESAMPLED):
+        ours, own = draw.integers(sets, size=(2, repeats))
+        yield ours, own
 
 
 def figures(ratios: Sequence[Any] | np.ndarray) -> list[Figure]:
@@ -138,21 +159,21 @@ def figures(ratios: Sequence[Any] | np.ndarray) -> list[Figure]:
     equal, slowed = np.moveaxis(np.asarray(ratios, dtype=np.float64), 1, 0)
     logs = np.median(np.log(equal), axis=1)
     sd = float(np.expm1(logs.std(ddof=1)))
-    same = _share(resampled(equal, STANDARD), Answer.SAME)
-    found = _share(resampled(slowed, STANDARD), Answer.SLOWER)
+    same = _share(resampled(equal, equal, STANDARD), Answer.SAME)
+    found = _share(resampled(slowed, equal, STANDARD), Answer.SLOWER)
     least = smallest_found(equal, STANDARD), smallest_found(equal, THOROUGH)
     print(f"{len(equal)} sets: A/A ratio {np.exp(logs.mean()):.4f}, slowed {_middle(slowed):.4f}")
     return [
         Figure(name="A/A ratio, sd over sets", result=f"{sd:.2%}", goal="≤ 2 %", reached=sd <= SD),
         Figure(
             name="A/A trials that say 'no difference found'",
-            result=f"{same:.1%} resampled, {_counted(equal, Answer.SAME)} real",
+            result=f"{same:.1%} resampled, {_counted(equal, equal, Answer.SAME)} real",
             goal="≥ 95 %",
             reached=same >= SHARE,
         ),
         Figure(
             name="trials that find a call slowed by 3 %, standard",
-            result=f"{found:.1%} resampled, {_counted(slowed, Answer.SLOWER)} real",
+            result=f"{found:.1%} resampled, {_counted(slowed, equal, Answer.SLOWER)} real",
             goal="≥ 95 %",
             reached=found >= SHARE,
         ),
@@ -173,8 +194,8 @@ def _share(trials: Sequence[Speedup], wanted: Answer) -> float:
     return sum(found.answer is wanted for found in trials) / len(trials)
 
 
-def _counted(sets: np.ndarray, wanted: Answer) -> str:
-    trials = real_trials(sets)
+def _counted(sets: np.ndarray, equal: np.ndarray, wanted: Answer) -> str:
+    trials = real_trials(sets, equal)
     return f"{sum(found.answer is wanted for found in trials)} of {len(trials)}"
 
 
@@ -204,8 +225,8 @@ def main() -> None:
     )
     arguments.add_argument("--read", type=Path, metavar="PATH", help="measure nothing: take what was kept there")
     given = arguments.parse_args()
-    if given.sets < STANDARD:
-        arguments.error(f"--sets must be {STANDARD} or more: so many make a trial")
+    if given.sets < 2 * STANDARD:
+        arguments.error(f"--sets must be {2 * STANDARD} or more: so many make a trial and its baseline's row")
     if given.read is not None:
         made = json.loads(given.read.read_text())
     else:

@@ -31,8 +31,8 @@ BENCHMARKS: Mapping[str, tuple[str, ...]] = {
     "observers": ("observers",),
     "clean_runs": ("clean_runs",),
     "farm_overhead": ("farm_overhead",),
-    "aa_control": ("aa_control", "--batch-size", "1"),
-    "aa_control_8": ("aa_control", "--batch-size", "8", "--sets", "100"),
+    "aa_control": ("aa_control", "--batch-size", "1", "--sets", "140"),
+    "aa_control_8": ("aa_control", "--batch-size", "8", "--sets", "60"),
 }
 
 

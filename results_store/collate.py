@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -510,16 +510,31 @@ def _with_speedup(row: Row, baseline_s: float | None) -> Row:
 def _with_answers(rows: list[Row]) -> list[Row]:
     """Rows that say whether they are faster or slower than their control, corrected for how many of them do.
 
-    What cells that are their own control deviate by, where that is no chance, is the bias of their device.
+    What a cell that is its own control deviates by, be it chance or not, is the bias that theirs may have, too.
     """
     paired = [row for row in rows if row.figures is not None and row.figures.speedup is not None]
-    own = {_device(row): max(_bias_shown(row, len(paired)), 0.0) for row in paired if _is_own_control(row)}
+    shown = _shown(paired)
     return [
-        replace(row, figures=replace(row.figures, speedup=found.answered(len(paired), own.get(_device(row), 0.0))))
+        replace(row, figures=replace(row.figures, speedup=found.answered(len(paired), _bias(row, shown))))
         if row.figures is not None and (found := row.figures.speedup) is not None
         else row
         for row in rows
     ]
+
+
+def _shown(paired: Iterable[Row]) -> dict[Any, float]:
+    """How far the log-ratio of rows that are their own control is from 0: by what is controlled, and by device."""
+    shown: dict[Any, float] = {}
+    for row in paired:
+        if _is_own_control(row) and row.figures is not None and row.figures.speedup is not None:
+            for place in (_control(row), _device(row)):
+                shown[place] = max(shown.get(place, 0.0), abs(math.log(row.figures.speedup.value)))
+    return shown
+
+
+def _bias(row: Row, shown: Mapping[Any, float]) -> float:
+    """That of the same model and batch size where it was measured, else the largest of the device."""
+    return shown.get(_control(row), shown.get(_device(row), 0.0))
 
 
 def _device(row: Row) -> tuple[str, str | None]:
@@ -528,11 +543,6 @@ def _device(row: Row) -> tuple[str, str | None]:
 
 def _is_own_control(row: Row) -> bool:
     return row.figures is not None and row.figures.control == str(row.cell.recipe)
-
-
-def _bias_shown(row: Row, comparisons: int) -> float:
-    found = row.figures.speedup.answered(comparisons) if row.figures and row.figures.speedup else None
-    return abs(math.log(found.value)) if found and found.answer in (Answer.FASTER, Answer.SLOWER) else 0.0
 
 
 def _p50(row: Row) -> float | None:

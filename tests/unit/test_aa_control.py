@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,10 @@ def ratios(sets: int, sd: float, seed: int = 0) -> np.ndarray:
     return found / [[1], [1.03]]
 
 
-def answered(sets: np.ndarray) -> Speedup:
+def plain(sets: np.ndarray) -> Speedup:
     found = speedup(sets.tolist())
     assert found is not None
-    return found.answered()
+    return found
 
 
 def reached(sd: float) -> list[bool]:
@@ -38,21 +39,30 @@ def test_sets_that_spread_little_reach_the_goals_and_wide_ones_do_not() -> None:
     assert reached(0.03) == [False, True, False, True]
 
 
-def test_a_biased_pair_is_no_longer_called_equal() -> None:
-    biased = ratios(200, 0.008) / 1.02
-    assert not aa_control.figures(biased.tolist())[1].reached
+def test_what_every_pair_deviates_by_is_no_difference_where_the_baseline_shows_it_too() -> None:
+    equal = ratios(200, 0.008)[:, 0]
+    biased = equal / 1.02
+    assert shares(biased, biased, Answer.SAME) > 0.9
+    assert shares(biased, equal, Answer.SAME) < 0.1
 
 
-def test_real_trials_are_disjoint_groups_judged_as_a_row_is() -> None:
+def shares(sets: np.ndarray, equal: np.ndarray, wanted: Answer) -> float:
+    trials = aa_control.real_trials(sets, equal)
+    return sum(found.answer is wanted for found in trials) / len(trials)
+
+
+def test_real_trials_are_disjoint_groups_judged_as_a_row_is_beyond_the_next_groups_deviation() -> None:
     equal, slowed = np.moveaxis(ratios(200, 0.008), 1, 0)
-    assert [found.answer for found in aa_control.real_trials(slowed)] == [Answer.SLOWER] * 20
-    assert aa_control.real_trials(equal)[3] == answered(equal[30:40])
+    assert [found.answer for found in aa_control.real_trials(slowed, equal)] == [Answer.SLOWER] * 20
+    assert aa_control.real_trials(slowed, equal)[3] == aa_control.trial(slowed[30:40], equal[40:50])
+    # the value and the interval are a row's own
+    assert replace(aa_control.trial(equal[30:40], equal[30:40]), answer=Answer.UNKNOWN) == plain(equal[30:40])
 
 
 def test_the_smallest_slowdown_found_is_found_8_times_of_10() -> None:
     equal = ratios(200, 0.01)[:, 0]
     least = aa_control.smallest_found(equal, 30)
-    answers = [found.answer for found in aa_control.resampled(equal / (1 + least), 30, seed=1)]
+    answers = [found.answer for found in aa_control.resampled(equal / (1 + least), equal, 30, seed=1)]
     assert answers.count(Answer.SLOWER) / len(answers) == pytest.approx(0.8, abs=0.03)
     assert least < aa_control.smallest_found(equal, 10)
 
