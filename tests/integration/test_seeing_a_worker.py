@@ -71,7 +71,7 @@ def test_a_workers_figures_outlive_its_pools_process_and_its_reconciler(farm: Fa
     assert before["farm_worker_queue_messages{queue=cpu}"] == 0
 
     os.kill(worker.pool_process, signal.SIGKILL)
-    [reconciler] = worker.children("workers.reconciler")
+    [reconciler] = worker.children("workers.companion")
     os.kill(reconciler, signal.SIGKILL)
     farm.submit(1)
     eventually(farm.finished, within_s=60)
