@@ -26,7 +26,7 @@ from workers import bounds, faults, forking, locks, processes, quarantine, telem
 from workers.forking import Template, Templates
 from workers.locks import Held
 from workers.metrics import Figures
-from workers.phase import PhaseEnd, classify
+from workers.phase import PhaseEnd, classify, unless_full
 from workers.probe import Prober
 from workers.telemetry import Recorder
 from workers.watching import Ended, Stopped, Watched
@@ -229,7 +229,7 @@ class Supervisor:
                 return ended if recorder is None else _with_telemetry(ended, recorder)
         except OSError as error:
             reason = f"the {phase} process could not be started: {error}"
-            return PhaseEnd(outcome=_unless_full(Outcome.ERROR, reason), reason=reason)
+            return PhaseEnd(outcome=unless_full(Outcome.ERROR, reason), reason=reason)
 
     def _watched(
         self,

@@ -138,6 +138,9 @@ def test_the_file_is_locked_for_long(farms_on: FarmsOn, tmp_path: Path, whole: b
 
 # ---- a full disk
 
+#: With less than this free, no job is begun; far less than a farm of some size has.
+ROOM_MIB = 8
+
 
 def fill_up_and_make_room(farm: Farm, disk: Path) -> None:
     """The disk is full for a while, in which the farm works."""
@@ -186,20 +189,33 @@ def test_the_disk_for_artifacts_and_scratch_is_full(farms_on: FarmsOn, tmp_path:
         scenario = farms_on("sqlite", url).begin(
             "the disk of the data is full",
             child="real" if whole else "canned",
-            variables={"FARM_DATA_DIR": str(disk)},
+            lease_s=10 if whole else 1.5,
+            variables={
+                "FARM_DATA_DIR": str(disk),
+                "FARM_DISK_FREE_MB": str(ROOM_MIB),
+                "FARM_PROBE_S": "0.5",
+            },
         )
         with scenario as farm:
             filler = disks.fill(disk)
             farm.faults += 1
             farm.start("one")
             farm.submit(4, recipes=("torchscript",))
+            farm.until(lambda: why_quarantined(farm))
             farm.rest(10 if whole else 1)
             assert farm.sightings() == []
+            assert "make room" in why_quarantined(farm)
             if whole:
                 run_into_it(farm, disk, filler)
             filler.unlink()
             farm.conclude()
             assert_nobody_ended(farm)
+
+
+def why_quarantined(farm: Farm) -> str:
+    """Why the first of the workers claims nothing; empty where it does."""
+    [worker, *_] = farm.store.workers(alive_only=False)
+    return worker.quarantined or ""
 
 
 def run_into_it(farm: Farm, disk: Path, filler: Path) -> None:
@@ -209,5 +225,6 @@ def run_into_it(farm: Farm, disk: Path, filler: Path) -> None:
     farm.until(lambda: lost(farm) > 0)
     disks.fill(disk)
     farm.faults += 1
+    farm.until(lambda: why_quarantined(farm))
     farm.rest(10)
     assert not farm.finished()
