@@ -24,7 +24,7 @@ def main() -> None:
     crashes.wrap(reconciler, "CHILD", lambda _: (*program(kind), "child"))
     # In the farm's proportion to the time between its rounds, which is a fraction of a second here.
     reconciler.FIRST_PAUSE_S = 0.5
-    quarantine._LOOK_S = 0.1
+    quarantine._LOOK_S = 0.3
     crashes.arm_reconciler()
     reconciler.main()
 
