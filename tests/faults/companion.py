@@ -1,7 +1,7 @@
 """The companion of a scenario's worker: `companion.py WORKER PARENT … canned|real`, run by its path.
 
-It is the real one in the scenario's tempo, which probes by a process of that kind; it may be made to end at a named
-point (`crashes`).
+It is the real one in the scenario's tempo, which probes by a process of that kind; it may be made to end at a
+named point (`crashes`).
 """
 
 from __future__ import annotations

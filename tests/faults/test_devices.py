@@ -60,7 +60,9 @@ def quarantined(farm: Farm) -> list[str]:
 def assert_handed_back(farm: Farm, times: int) -> None:
     """It counts against no job, and somebody else has the result."""
     faulty = farm.rows(sa.select(jobs).where(jobs.c.hand_backs > 0))
-    assert [(job.repeat, job.failures, job.hand_backs, job.attempts) for job in faulty] == [(FAULTY, 0, 1, 2)] * times
+    assert [(job.repeat, job.failures, job.hand_backs, job.attempts) for job in faulty] == [
+        (FAULTY, 0, 1, 2)
+    ] * times
     for job in faulty:
         by_number = sa.select(attempts).where(attempts.c.job_id == job.job_id).order_by(attempts.c.number)
         first, second = farm.rows(by_number)

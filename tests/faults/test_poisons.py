@@ -21,7 +21,7 @@ from tests.faults.invariants import Job, is_done
 from tests.faults.poisons import POISONS, Poison
 from tests.faults.worker import SUSPECTED
 
-#: The supervisor may grow by so much: a result of 50 MB as it comes, whole, as text, read, and its parts once more.
+#: The supervisor may grow by so much: 50 MB as they come, whole, as text, read, and parts of it once more.
 GROWTH_BYTES = 320 << 20
 
 #: What hangs is ended after so long; all else has as long as a busy host needs.
