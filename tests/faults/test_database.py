@@ -85,7 +85,7 @@ def test_a_foreign_process_locks_the_file(farms_on: FarmsOn, tmp_path: Path, who
     path = tmp_path / "farm.db"
     with farms_on("sqlite", f"sqlite:///{path}").begin("SQLite: locked for 5 s") as farm:
         farm.start(*(("one", "two") if whole else ("one",)))
-        locks = 20 if whole else 2
+        locks = 20 if whole else 1
         farm.submit(8 * locks)
         for number in range(locks):
             until_begun(farm, 6 * number)
@@ -150,7 +150,7 @@ def fill_up_and_make_room(farm: Farm, disk: Path) -> None:
     filler = disks.fill(disk)
     farm.faults += 1
     # Where a little room is given back, it is taken again at once: it stays full.
-    for _ in range(20):
+    for _ in range(10):
         farm.rest(1)
         disks.fill(disk)
     assert not farm.finished()
@@ -189,7 +189,7 @@ def test_the_disk_for_artifacts_and_scratch_is_full(farms_on: FarmsOn, tmp_path:
         scenario = farms_on("sqlite", url).begin(
             "the disk of the data is full",
             child="real" if whole else "canned",
-            lease_s=10 if whole else 1.5,
+            lease_s=30.0,
             variables={
                 "FARM_DATA_DIR": str(disk),
                 "FARM_DISK_FREE_MB": str(ROOM_MIB),
@@ -202,7 +202,7 @@ def test_the_disk_for_artifacts_and_scratch_is_full(farms_on: FarmsOn, tmp_path:
             farm.start("one")
             farm.submit(4, recipes=("torchscript",))
             farm.until(lambda: why_quarantined(farm))
-            farm.rest(10 if whole else 1)
+            farm.rest(4 if whole else 1)
             assert farm.sightings() == []
             assert "make room" in why_quarantined(farm)
             if whole:
@@ -226,5 +226,5 @@ def run_into_it(farm: Farm, disk: Path, filler: Path) -> None:
     disks.fill(disk)
     farm.faults += 1
     farm.until(lambda: why_quarantined(farm))
-    farm.rest(10)
+    farm.rest(4)
     assert not farm.finished()

@@ -41,7 +41,8 @@ def test_ten_poisons_among_good_jobs(farms_of: Farms, good: int) -> None:
     """
     hanging = [name for name, poison in POISONS.items() if poison.outcome is Outcome.TIMEOUT]
     others = [name for name in POISONS if name not in hanging]
-    with farms_of.begin("poisons among good jobs", variables={SUSPECTED: "cuda"}) as farm:
+    # A lease that no busy host outlives: each attempt counts here.
+    with farms_of.begin("poisons among good jobs", lease_s=30.0, variables={SUSPECTED: "cuda"}) as farm:
         run = farm.submit(good + len(others), messages=0)
         hung = farm.submit(len(hanging), messages=0, recipes=("channels_last",), measure_deadline_s=HANG_S)
         # Jobs of two runs have the same script: what hangs does so in its own.
@@ -76,7 +77,7 @@ def test_ten_poisons_among_good_jobs_in_the_real_process(farms_of: Farms, good: 
     hanging = [name for name, poison in POISONS.items() if poison.outcome is Outcome.TIMEOUT]
     others = [name for name in POISONS if name not in hanging]
     variables = {"PYTHONPATH": f"{plugged}:{farms.ROOT}"}
-    with farms_of.begin("poisons in real processes", child="real", lease_s=10, variables=variables) as farm:
+    with farms_of.begin("poisons in real processes", child="real", lease_s=30.0, variables=variables) as farm:
         farm.submit(good, messages=0)
         run = farm.submit(1, messages=0, recipes=others)
         # Enough for the imports: what is to be ended is the poison.
@@ -98,7 +99,7 @@ def test_what_is_no_result_at_all_ends_its_job_and_nothing_else(farms_of: Farms)
         'answer.update(outcome="error", reason={"a": 1})': error,
     }
     endings = list(handed_over.values())
-    with farms_of.begin("results that are none") as farm:
+    with farms_of.begin("results that are none", lease_s=30.0) as farm:
         for repeat, script in enumerate(handed_over):
             farm.script(script, [repeat])
         farm.start("one")
