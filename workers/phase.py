@@ -24,6 +24,10 @@ _REPORTED = (Outcome.OK, Outcome.UNSUPPORTED, Outcome.OUT_OF_MEMORY, Outcome.ERR
 _NO_MEMORY = re.compile(r"std::bad_alloc|cannot allocate memory", re.IGNORECASE)
 _ENDS_WITHOUT_MEMORY = ("SIGABRT", "SIGSEGV")
 
+#: What a measurement is beside its samples and its profile; the store keeps it as one text.
+MAX_REST_BYTES = 1 << 20
+_BULK = ("samples", "control", "profile")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseEnd:
@@ -85,14 +89,23 @@ def _from_report(report: Mapping[str, Any], log_tail: str) -> PhaseEnd:
         return PhaseEnd(
             outcome=unless_full(Outcome(report["outcome"]), reason),
             reason=reason,
-            measurement=None if given is None else Measurement.model_validate(given),
+            measurement=None if given is None else _measurement(given),
             build_spent_s=float(report.get("build_spent_s", 0.0)),
             rebuild=report.get("rebuild") is True,
             log_tail=log_tail,
         )
-    except (ValidationError, TypeError, ValueError) as error:
+    except (ValidationError, TypeError, ValueError, RecursionError) as error:
         reason = f"the process handed over what is no measurement: {str(error)[:500]}"
         return PhaseEnd(outcome=Outcome.ERROR, reason=reason, log_tail=log_tail)
+
+
+def _measurement(given: Any) -> Measurement:
+    """What was handed over, checked: also that all but samples and profile is small."""
+    found = Measurement.model_validate(given)
+    rest = len(json.dumps({name: value for name, value in given.items() if name not in _BULK}))
+    if rest > MAX_REST_BYTES:
+        raise ValueError(f"{rest:,} bytes beside samples and profile, of which {MAX_REST_BYTES:,} are taken")
+    return found
 
 
 def unless_full(outcome: Outcome, reason: str) -> Outcome:

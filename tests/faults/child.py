@@ -3,6 +3,7 @@
 It is the real `workers.child` or `workers.template`, which notes when it began, lived and ended (`sightings`).
 `real` does what the farm does. `canned` takes milliseconds: it sleeps for the protocol's `min_s` and reports the
 measurement in the scenario's folder, after it has done what stands in `scripts/<repeat>.py` there, where that is.
+A canned probe finds the device well, unless the scenario has broken it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))  # n
 
 #: Named by the worker, for all that it starts.
 FOLDER, MARK = "FAULTS_FOLDER", "FAULTS_MARK"
+
+#: A file of this name and a worker's, in the folder: its device does not compute.
+BROKEN = "broken"
 
 _BEAT_S = 0.003
 
@@ -60,15 +64,15 @@ def watched(request: Mapping[str, Any], fulfil: Fulfil) -> dict[str, Any]:
             note("beat")
             time.sleep(_BEAT_S)
 
-    spec = request["spec"]
+    spec = request.get("spec", {})  # a probe has none
     note(
         "in",
         clashes=occupied(folder, request["processors"]),
         pid=os.getpid(),
         key=hashlib.sha256(json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()).hexdigest(),
-        repeat=spec["repeat"],
+        repeat=spec.get("repeat", -1),
         phase=request["phase"],
-        worker=os.environ[MARK].split(".")[1],
+        worker=_worker(),
         processors=request["processors"],
         began_at=time.time(),
     )
@@ -100,7 +104,10 @@ def _taken(processor: int) -> bool:
 
 def canned(request: Mapping[str, Any]) -> dict[str, Any]:
     """A report as a measurement makes it, in no time; a script may do anything first, or answer otherwise."""
-    folder, spec = os.environ[FOLDER], request["spec"]
+    folder = os.environ[FOLDER]
+    if request["phase"] == "probe":
+        return probed(folder)
+    spec = request["spec"]
     if request["phase"] == "build":
         time.sleep(spec["protocol"]["min_s"])
         return {"outcome": "ok", "reason": "", "build_spent_s": 0.0}
@@ -113,6 +120,18 @@ def canned(request: Mapping[str, Any]) -> dict[str, Any]:
         with open(path) as script:  # noqa: PTH123  # see above
             exec(script.read(), _names(request, answer))
     return answer
+
+
+def probed(folder: str) -> dict[str, Any]:
+    """What a probe of this worker's device finds."""
+    if os.path.exists(f"{folder}/{BROKEN}-{_worker()}"):  # noqa: PTH110  # see above
+        return {"outcome": "error", "reason": "CUDA error: unspecified launch failure"}
+    return {"outcome": "ok", "reason": ""}
+
+
+def _worker() -> str:
+    """Whose process this is."""
+    return os.environ[MARK].split(".")[1]
 
 
 def _names(request: Mapping[str, Any], answer: dict[str, Any]) -> dict[str, Any]:

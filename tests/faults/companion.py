@@ -1,4 +1,8 @@
-"""The companion of a scenario's worker: the real one, in the scenario's tempo; it may end at a named point."""
+"""The companion of a scenario's worker: `companion.py WORKER PARENT … canned|real`, run by its path.
+
+It is the real one in the scenario's tempo, which probes by a process of that kind; it may be made to end at a
+named point (`crashes`).
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,14 @@ def main() -> None:
 
     die_with(int(sys.argv[2]))
     from tests.faults import crashes
-    from workers import reconciler
+    from tests.faults.worker import program
+    from workers import quarantine, reconciler
 
+    kind = sys.argv.pop()
+    crashes.wrap(reconciler, "CHILD", lambda _: (*program(kind), "child"))
     # In the farm's proportion to the time between its rounds, which is a fraction of a second here.
     reconciler.FIRST_PAUSE_S = 0.5
+    quarantine._LOOK_S = 0.3
     crashes.arm_reconciler()
     reconciler.main()
 

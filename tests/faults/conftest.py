@@ -34,7 +34,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_ROWS] = []
-    config.addinivalue_line("markers", "seeds(n): so many seeds where the fault suite runs whole; else one")
+    config.addinivalue_line(
+        "markers", "seeds(n): so many seeds, on the databases in turn, where the fault suite runs whole; else one"
+    )
     config.addinivalue_line("markers", "short(kind): the database of the short form; sqlite where nothing is said")
     config.addinivalue_line(
         "markers", "on(kind): the database of both forms, where the scenario has no need of two"
@@ -50,14 +52,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "kind" not in metafunc.fixturenames:
+        return
     whole = _is_whole(metafunc.config)
-    if "kind" in metafunc.fixturenames:
-        on, short = (metafunc.definition.get_closest_marker(name) for name in ("on", "short"))
-        one = on or (None if whole else short)
-        metafunc.parametrize("kind", one.args if one else databases.KINDS if whole else databases.KINDS[:1])
-    if "seed" in metafunc.fixturenames:
-        seeds = metafunc.definition.get_closest_marker("seeds")
-        metafunc.parametrize("seed", range(seeds.args[0]) if seeds and whole else (0,))
+    on, short, seeds = (metafunc.definition.get_closest_marker(name) for name in ("on", "short", "seeds"))
+    one = on or (None if whole else short)
+    kinds = one.args if one else databases.KINDS if whole else databases.KINDS[:1]
+    if "seed" not in metafunc.fixturenames:
+        metafunc.parametrize("kind", kinds)
+    elif seeds and whole:
+        # They take turns on the databases.
+        pairs = [(kinds[seed % len(kinds)], seed) for seed in range(seeds.args[0])]
+        metafunc.parametrize(("kind", "seed"), pairs)
+    else:
+        metafunc.parametrize(("kind", "seed"), [(kind, 0) for kind in kinds])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

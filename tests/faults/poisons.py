@@ -32,9 +32,14 @@ class Poison:
         return State.DONE if self.outcome.is_result else State.FAILED
 
     @property
+    def is_tried_again(self) -> bool:
+        """Crashes and hangs may have been chance, or the device's fault."""
+        return self.outcome in (Outcome.CRASHED, Outcome.TIMEOUT)
+
+    @property
     def attempts(self) -> int:
-        """Crashes and hangs may have been chance: they are tried again."""
-        return MAX_FAILURES if self.outcome in (Outcome.CRASHED, Outcome.TIMEOUT) else 1
+        """How often its job is tried."""
+        return MAX_FAILURES if self.is_tried_again else 1
 
 
 _OUT_OF_MEMORY = 'answer.clear()\nanswer.update(outcome="out_of_memory", reason="host memory ran out")'
@@ -78,7 +83,8 @@ while True:
         canned='answer["measurement"]["evidence"] = {"padding": "x" * 50_000_000}',
         session="session.evidence = lambda images: {'padding': 'x' * 50_000_000}",
         outcome=Outcome.ERROR,
-        reason="the result is larger than",
+        # Less than a result may have; but no measurement has so much beside its samples.
+        reason="is no measurement: ",
     ),
     "orphans": Poison(
         does="""

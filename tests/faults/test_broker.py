@@ -92,7 +92,7 @@ def test_the_memory_of_redis_is_full(farms_of: Farms, crew: tuple[str, ...], who
         farm.faults += 1
         with pytest.raises(Unreachable, match="does not answer"):
             queue.publish(farm.redis.url, {"elsewhere": ["job"]})
-        farm.rest(20 if whole else 1)
+        farm.rest(10 if whole else 1)
         client.config_set("maxmemory", 0)
         farm.conclude()
         assert_nobody_ended(farm)
