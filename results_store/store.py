@@ -205,25 +205,20 @@ class Store:
         with self._database.reading() as connection:
             return looking.quarantined(connection, worker_id)
 
-    def adopt(self, worker_id: str) -> int:
-        """Ends, without an attempt, jobs on the worker's queues whose result its class already has.
-
-        Jobs of runs that were submitted `again` are left to be measured. Returns how many it ended.
-        """
-        adopted, more = self._database.transact(claiming.adopt, worker_id)
-        while more:
-            batch, more = self._database.transact(claiming.adopt, worker_id)
-            adopted += batch
-        return adopted
-
     def claim(self, worker_id: str, job_id: str | None = None) -> Claim | None:
         """The job named or, if that is not claimable, the next one that this worker may do; None without one.
 
         Claimable: queued, or running on an expired lease; attempts left; not cancelled; asking for no more
         threads than the worker has; its cell bound to the worker's environment class, to none, or to one
         of which no worker lives. The claim binds the cell.
+
+        A job whose result the worker's class already has is passed over: it ends with that, without an attempt,
+        but for the jobs of runs that were submitted `again`.
         """
-        return self._database.transact(claiming.claim, worker_id, job_id, self._lease_s)
+        claim, more = self._database.transact(claiming.claim, worker_id, job_id, self._lease_s)
+        while more:
+            claim, more = self._database.transact(claiming.claim, worker_id, job_id, self._lease_s)
+        return claim
 
     def renew(self, claim: Claim) -> Lease:
         """Prolongs the lease, and says whether the user wants the job stopped or another attempt has it."""
