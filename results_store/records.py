@@ -123,7 +123,7 @@ def _spec(fields: dict[str, Any]) -> Any:
     repeat = fields.pop("repeat", 0)
     if not isinstance(repeat, int):
         return {**fields, "repeat": repeat}  # to be refused with the rest
-    return cell(json.dumps(fields, sort_keys=True)).repeated(repeat)
+    return cell(json.dumps(fields, sort_keys=True, separators=(",", ":"))).repeated(repeat)
 
 
 @functools.lru_cache(maxsize=_KNOWN)
