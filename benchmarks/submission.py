@@ -180,30 +180,36 @@ def loop(jobs: int) -> float:
         return seconds
 
 
-def figures_of(kind: str, make: Callable[[], str], sizes: list[int], serve: int, loop_s: float) -> list[Figure]:
-    """What one kind of database comes to."""
-    print(f"{kind}:", flush=True)
-    found = {jobs: submission(make, jobs, serve if jobs == sizes[-1] else 0) for jobs in sizes}
-    cost, done = found[sizes[-1]]
-    grown = cost.producer_bytes - found[sizes[0]][0].producer_bytes
-    longest = max(each.longest for each, _ in found.values())
+def submissions(make: Callable[[], str], sizes: list[int], serve: int) -> tuple[dict[int, Cost], int]:
+    """What each of these numbers of jobs costs, and how many of the largest were then served."""
+    done, found = 0, {}
+    for jobs in sizes:
+        found[jobs], done = submission(make, jobs, serve if jobs == sizes[-1] else 0)
+    return found, done
+
+
+def figures(kind: str, found: dict[int, Cost], loop_s: float, done: int, serve: int) -> list[Figure]:
+    """What submissions into one kind of database, the largest last, come to."""
+    fewest, most = min(found), max(found)
+    cost, grown = found[most], found[most].producer_bytes - found[fewest].producer_bytes
+    longest = max(each.longest for each in found.values())
     share = cost.seconds / loop_s
     return [
         Figure(
-            name=f"{kind}: time of {sizes[-1]:,} jobs ÷ of apply_async",
+            name=f"{kind}: time of {most:,} jobs ÷ of apply_async",
             result=f"{share:.3f} ({cost.seconds:.2f} s ÷ {loop_s:.2f} s)",
             goal=f"≤ {SHARE:g}",
             reached=share <= SHARE,
         ),
-        loads.flat(f"{kind}: written", {jobs: each.written_s / jobs for jobs, (each, _) in found.items()}),
+        loads.flat(f"{kind}: written", {jobs: each.written_s / jobs for jobs, each in found.items()}),
         Figure(
-            name=f"{kind}: producer's memory, {sizes[-1]:,} jobs − {sizes[0]:,}",
+            name=f"{kind}: producer's memory, {most:,} jobs − {fewest:,}",
             result=f"{grown / loads.MIB:.1f} MiB",
             goal=f"≤ {PRODUCER_MIB} MiB",
             reached=grown <= PRODUCER_MIB * loads.MIB,
         ),
         Figure(
-            name=f"{kind}: Redis' memory for {sizes[-1]:,} jobs",
+            name=f"{kind}: Redis' memory for {most:,} jobs",
             result=f"{cost.redis_bytes / loads.MIB:.1f} MiB",
             goal=f"≤ {REDIS_MIB} MiB",
             reached=cost.redis_bytes <= REDIS_MIB * loads.MIB,
@@ -215,9 +221,9 @@ def figures_of(kind: str, make: Callable[[], str], sizes: list[int], serve: int,
             reached=0 < longest <= queue.WINDOW,
         ),
         Figure(
-            name=f"{kind}: jobs served, {cost.messages:,} of them by the messages of the submission",
+            name=f"{kind}: jobs served, {cost.messages:,} by the submission's messages, the others by refills",
             result=f"{done:,}",
-            goal=f"{serve:,}, the window refilled",
+            goal=f"{serve:,}",
             reached=done == serve,
         ),
     ]
@@ -237,15 +243,17 @@ def main() -> None:
         arguments.error(f"no such database: {', '.join(sorted(unknown))}; possible: sqlite, postgresql")
     if not 0 <= given.served <= given.jobs[-1]:
         arguments.error(f"--served {given.served}: at most all {given.jobs[-1]:,} jobs can be served")
-    figures: list[Figure] = []
+    measured: list[Figure] = []
     with loads.refusing(), ExitStack() as stack:
         makers: dict[str, Callable[[], str]] = {"sqlite": lambda: stack.enter_context(loads.sqlite())}
         if "postgresql" in kinds:
             makers["postgresql"] = stack.enter_context(loads.postgresql())
         loop_s = loop(given.jobs[-1])
         for kind in kinds:
-            figures += figures_of(kind, makers[kind], given.jobs, given.served, loop_s)
-    print_last(figures, host=loads.host())
+            print(f"{kind}:", flush=True)
+            found, done = submissions(makers[kind], given.jobs, given.served)
+            measured += figures(kind, found, loop_s, done, given.served)
+    print_last(measured, host=loads.host())
 
 
 if __name__ == "__main__":
