@@ -89,7 +89,8 @@ class Claimed:
 def claimant(number: int) -> list[Asked]:
     """Claims and finishes in a process of its own until nothing is left; `_shared` is what `_share` was given."""
     url, run_id, start, left = _shared
-    worker, found = f"cpu@{number}", []
+    worker = f"cpu@{number}"
+    found: list[Asked] = []
     with closing(open_store(url)) as store:
         store.register(factories.worker(worker))
         measured = factories.measurement()

@@ -189,6 +189,12 @@ def copy_s(url: str, source: Path, target: Path) -> float:
         return time.perf_counter() - began
 
 
+def _require_same(source: Path, *copies: Path) -> None:
+    """Passes where the copies have as many lines as their source; else what was timed was something else."""
+    counts = [sum(1 for _ in file.open("rb")) for file in (source, *copies)]
+    assert len(set(counts)) == 1, f"lines of {source} and its copies: {counts}"
+
+
 def figures(less: Exported, more: Exported, wanted: int, others: dict[str, float]) -> list[Figure]:
     """What two exports come to, and the seconds of the other ways to write the rows of the larger one."""
     grown = more.peak_bytes - less.peak_bytes
@@ -230,11 +236,12 @@ def main() -> None:
         folder = Path(temporary)
         less, url = written(make(), FEW, folder), make()
         more = written(url, given.rows, folder)
-        source, target = folder / jobs.FILE, folder / "other.csv"
+        source, by_module, by_copy = folder / jobs.FILE, folder / "module.csv", folder / "copy.csv"
         others = {
-            "Python's csv module, the same rows": csv_module_s(source, target),
-            "PostgreSQL's COPY, the same rows": copy_s(url, source, target),
+            "Python's csv module, the same rows": csv_module_s(source, by_module),
+            "PostgreSQL's COPY, the same rows": copy_s(url, source, by_copy),
         }
+        _require_same(source, by_module, by_copy)
     print_last(figures(less, more, given.rows, others), host=loads.host())
 
 

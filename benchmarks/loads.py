@@ -49,7 +49,7 @@ def matrix(jobs: int, repeats: int = REPEATS, model: str = "densenet121") -> Mat
         {
             "models": [model],
             "optimizations": RECIPES,
-            "batch_sizes": range(1, sizes + 1),
+            "batch_sizes": tuple(range(1, sizes + 1)),
             "protocol": "standard",
             "repeats": repeats,
         }

@@ -182,7 +182,8 @@ def loop(jobs: int) -> float:
 
 def submissions(make: Callable[[], str], sizes: list[int], serve: int) -> tuple[dict[int, Cost], int]:
     """What each of these numbers of jobs costs, and how many of the largest were then served."""
-    done, found = 0, {}
+    done = 0
+    found: dict[int, Cost] = {}
     for jobs in sizes:
         found[jobs], done = submission(make, jobs, serve if jobs == sizes[-1] else 0)
     return found, done
