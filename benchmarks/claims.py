@@ -81,7 +81,7 @@ class Claimed:
 
     @property
     def idle(self) -> int:
-        """How often somebody was told that there is nothing to do while a job waited, because it was claimed later."""
+        """How often somebody was told that there is nothing to do while a job waited that was claimed later."""
         last = max((each.began for each in self.asked if each.job_id is not None), default=0.0)
         return sum(each.job_id is None and each.ended < last for each in self.asked)
 

@@ -94,7 +94,7 @@ def _made_up(claim: Claim, number: int) -> Measurement:
     return factories.measurement(spec=claim.spec, samples=samples, memory=None)
 
 
-#: Every job of the matrix is done, then it gets all its repeats, and then each of them gets the attempt of one that
+#: Every job of the matrix is done, then it gets its repeats, and then each of those gets the attempt of one that
 #: was measured, and a result.
 _COPIES = (
     """
@@ -213,7 +213,9 @@ def figures(less: Exported, more: Exported, wanted: int, others: dict[str, float
         ),
         loads.flat("exported", {each.rows: each.seconds / each.rows for each in (less, more)}),
         *(
-            Figure(name=name, result=f"{seconds:.1f} s, {wanted / seconds:,.0f} rows/s", goal="stated", reached=True)
+            Figure(
+                name=name, result=f"{seconds:.1f} s, {wanted / seconds:,.0f} rows/s", goal="stated", reached=True
+            )
             for name, seconds in {"the store's export, all judged": more.seconds, **others}.items()
         ),
     ]

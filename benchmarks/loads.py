@@ -1,4 +1,4 @@
-"""What the benchmarks of load share: matrices of any size, servers of their own, processes whose memory is told."""
+"""What the benchmarks of load share: matrices of any size, servers of their own, processes with their memory."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def sqlite() -> Iterator[str]:
 
 @contextmanager
 def postgresql() -> Iterator[Callable[[], str]]:
-    """What makes empty PostgreSQL databases: where FARM_DATABASE_URL points, or on a server of its own. All go again.
+    """What makes empty PostgreSQL databases, gone afterwards: where FARM_DATABASE_URL points, or on a server here.
 
     What was written is on the disk when a transaction has ended, as in production.
 

@@ -1,4 +1,4 @@
-"""Runs benchmarks one after the other and prints one table of figure, goal and result: `trust` and `load` are such."""
+"""Runs benchmarks one after the other and prints one table of figure, goal and result; `trust` and `load` do."""
 
 from __future__ import annotations
 

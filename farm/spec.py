@@ -378,7 +378,7 @@ class Matrix(Value):
     def cells(self) -> list[Cell]:
         """Every cell once, in the order the user wrote them."""
         product = itertools.product(self.models, self.devices, self.batch_sizes, self.optimizations)
-        shared = {
+        shared: dict[str, Any] = {
             "dataset": self.dataset,
             "dataset_digest": self.dataset_digest,
             "image_size": self.image_size,

@@ -1,4 +1,4 @@
-"""The benchmarks of load run small, on real servers: all that they find which is no speed has to be as it should."""
+"""The benchmarks of load run small, on real servers: all that they find and is no speed has to be as it should."""
 
 from __future__ import annotations
 

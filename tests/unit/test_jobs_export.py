@@ -12,6 +12,7 @@ from farm.errors import BadInput
 from farm.measurement import Outcome
 from farm.verdict import judge
 from results_store import collate as collating
+from results_store import looking
 from results_store import store as storing
 from results_store.collate import collate, export
 from results_store.exporters.jobs import COLUMNS
@@ -82,14 +83,14 @@ def test_jobs_are_written_without_making_a_row_of_a_cell(
 def test_few_jobs_are_in_memory_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     run = factories.submitted(store, repeats=storing._RESULTS_AT_ONCE * 3)
     read: list[int] = []
-    looked = storing.looking.results_after
+    looked = looking.results_after
 
     def counting(*arguments: object) -> object:
-        found = looked(*arguments)  # type: ignore[arg-type]
+        found = looked(*arguments)
         read.append(len(found))
         return found
 
-    monkeypatch.setattr(storing.looking, "results_after", counting)
+    monkeypatch.setattr(looking, "results_after", counting)
     jobs = collate(store, run).jobs()
     assert next(jobs).spec.repeat == 0
     assert read == [storing._RESULTS_AT_ONCE]

@@ -296,6 +296,7 @@ def test_keys_of_jobs_can_be_had_without_the_jobs() -> None:
 
 def test_the_order_of_very_many_jobs_begins_without_the_end() -> None:
     order = matrix(batch_sizes=tuple(range(1, 1001)), optimizations=("baseline",), repeats=1000).order()
+    assert next(order) == (1000, 1)  # the control
     place, repeat = next(order)
     assert repeat == 0
     assert 0 <= place < 1000

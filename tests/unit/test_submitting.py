@@ -27,7 +27,9 @@ def test_the_rows_of_very_many_jobs_take_no_more_memory_than_those_of_few() -> N
 
 def test_a_row_says_what_its_job_says() -> None:
     protocol = factories.PROTOCOL.model_copy(update={"control_every": 4})
-    matrix = factories.matrix(batch_sizes=(1, 8), devices=("cpu", "cuda.h200"), threads=2, repeats=3, protocol=protocol)
+    matrix = factories.matrix(
+        batch_sizes=(1, 8), devices=("cpu", "cuda.h200"), threads=2, repeats=3, protocol=protocol
+    )
     cells = [*matrix.cells(), *matrix.controls()]
     rows = list(submitting._job_rows(matrix, 7, "run", False))
     plan = matrix.plan()
