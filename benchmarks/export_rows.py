@@ -104,10 +104,10 @@ _COPIES = (
     """
     INSERT INTO jobs (job_id, run_number, ordinal, cell_ordinal, repeat, key, queue, threads, adoptable, state,
                       fence, attempts, outcome)
-    SELECT :run || '.' || lpad((repeat * :cells + job.ordinal)::text, 6, '0'), run_number,
-           repeat * :cells + job.ordinal, cell_ordinal, repeat, md5(job.key || repeat), queue, threads, adoptable,
+    SELECT :run || '.' || lpad((number * :cells + job.ordinal)::text, 6, '0'), run_number,
+           number * :cells + job.ordinal, cell_ordinal, number, md5(job.key || number), queue, threads, adoptable,
            state, fence, attempts, outcome
-    FROM jobs AS job, generate_series(1, :repeats - 1) AS repeat
+    FROM jobs AS job, generate_series(1, :repeats - 1) AS number
     WHERE job_id LIKE :run || '.%'
     """,
     """

@@ -48,6 +48,8 @@ def drifted(measurement: Measurement, controls: Sequence[Mark]) -> Iterator[Reas
         measurement: what was measured in between.
         controls: by time, of any place; nothing is said where there is not one on either side.
     """
+    if not controls:
+        return
     here, at = _place(measurement), _began(measurement)
     until = bisect.bisect_right(controls, at, key=lambda mark: mark.at)
     before = _first(controls, range(until - 1, -1, -1), here)

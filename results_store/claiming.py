@@ -106,7 +106,8 @@ def finish(connection: sa.Connection, claim: Claim, ending: Ending) -> bool:
         _measure_again(connection, claim.job_id)
     elif ours:
         _follow(connection, claim.job_id, ending.outcome, ending.reason, handed_back=ending.handed_back)
-        if not keeping.settle(connection, claim.job_id) and ending.outcome.is_result:
+        # nothing else was ever kept of a job that was claimed once
+        if not (job.fence > 1 and keeping.settle(connection, claim.job_id)) and ending.outcome.is_result:
             keeping.write_result(connection, claim.job_id, claim.attempt_id)
     return ours
 

@@ -243,7 +243,7 @@ def test_a_cell_that_is_missing_or_unfinished_in_b_is_shown_and_one_that_failed_
     a = measured(store, {"channels_last": 0.5, "compile": 0.5, "torchscript": 0.5, "onnxruntime": 0.5})
     shared = {"repeats": 1, "seed": 3}
     run = store.submit(
-        factories.matrix(optimizations=("channels_last", "compile", "torchscript"), **shared)
+        factories.matrix(optimizations=("channels_last", "compile", "torchscript"), **shared), again=True
     ).run_id
     for outcome in (Outcome.OUT_OF_MEMORY, Outcome.UNSUPPORTED):
         claim = store.claim("cpu@alpha")
