@@ -197,7 +197,7 @@ def test_many_messages_are_sent_in_few_turns(server: RedisServer, monkeypatch: p
     monkeypatch.setattr(redis.client.Pipeline, "execute", counting)
     jobs = [f"run.{number:06d}" for number in range(45)]
     assert queue.publish(server.url, {"in-turns": jobs}) == 45
-    assert turns == [20, 20, 20, 20, 10]
+    assert turns[1:] == [20, 20, 20, 20, 10]  # the first asks how long the queue is
     assert queue.waiting_jobs(server.url, "in-turns") == set(jobs)
 
 
