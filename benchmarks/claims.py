@@ -8,7 +8,7 @@ around them. Asked is:
 - none is idle while work waits: nobody is told that there is nothing to do while a job waits that another one
   claims later;
 - every job has one result, from one claim;
-- a job costs as much among 100,000 as among 1,000, to the last of them.
+- a job takes as much of the processors, the server's too, among 100,000 as among 1,000.
 
 A measured run is claimed from its first job to its last. Smaller ones are measured three times, and the middle one
 counts. PostgreSQL is a server of its own; or the one that FARM_DATABASE_URL names, where databases are made for
@@ -68,6 +68,8 @@ class Claimed:
 
     jobs: int
     seconds: float
+    #: Of processors: all claimants, and the database's server.
+    cpu_s: float
     asked: Sequence[Asked]
     #: Jobs without exactly one result of their own, or in another state than done.
     lost: int
@@ -86,8 +88,11 @@ class Claimed:
         return sum(each.job_id is None and each.ended < last for each in self.asked)
 
 
-def claimant(number: int) -> list[Asked]:
-    """Claims and finishes in a process of its own until nothing is left; `_shared` is what `_share` was given."""
+def claimant(number: int) -> tuple[list[Asked], float]:
+    """Claims and finishes in a process of its own until nothing is left; also the processor seconds that it took.
+
+    `_shared` is what `_share` was given.
+    """
     url, run_id, start, left = _shared
     worker = f"cpu@{number}"
     found: list[Asked] = []
@@ -97,6 +102,8 @@ def claimant(number: int) -> list[Asked]:
         for _ in range(WARM_UP):
             _claim_one(store, worker, measured)
         start.wait(timeout=120)
+        # the first one tells of the server too
+        spent = -time.process_time() - (loads.server_s(url) if number == 0 else 0.0)
         waited_since = time.monotonic()
         while left.value > 0 and time.monotonic() < waited_since + _PATIENCE_S:
             asked, is_done = _claim_one(store, worker, measured)
@@ -108,7 +115,7 @@ def claimant(number: int) -> list[Asked]:
             if is_done and asked.job_id.startswith(run_id):
                 with left.get_lock():
                     left.value -= 1
-    return found
+    return found, spent + time.process_time()
 
 
 def _claim_one(store: Store, worker: str, measured: Measurement) -> tuple[Asked, bool]:
@@ -141,13 +148,14 @@ def claimed(url: str, count: int, claimants: int) -> Claimed:
         run_id = store.submit(loads.matrix(count)).run_id
     start, left = context.Barrier(claimants), context.Value("q", count)
     with context.Pool(claimants, _share, (url, run_id, start, left)) as pool:
-        found = pool.map(claimant, range(claimants), chunksize=1)
+        answers = pool.map(claimant, range(claimants), chunksize=1)
+    found, spent = [mine for mine, _ in answers], sum(cpu_s for _, cpu_s in answers) + loads.server_s(url)
     asked = [each for mine in found for each in mine if each.job_id is None or each.job_id.startswith(run_id)]
     ours = [each for each in asked if each.job_id is not None]
     seconds = max(each.done for each in ours) - min(each.began for each in ours)
     print(f"  {count:,} jobs in {seconds:.1f} s; {_described(found, ours)}", flush=True)
     lost, doubled = _wrong(url, run_id, count, ours)
-    return Claimed(jobs=count, seconds=seconds, asked=asked, lost=lost, doubled=doubled)
+    return Claimed(jobs=count, seconds=seconds, cpu_s=spent, asked=asked, lost=lost, doubled=doubled)
 
 
 def _described(found: list[list[Asked]], ours: list[Asked]) -> str:
@@ -197,7 +205,7 @@ def figures(found: Sequence[Claimed], claimants: int) -> list[Figure]:
         Figure(name="idle while work waits", result=f"{idle:,} times", goal="0", reached=idle == 0),
         Figure(name="jobs lost", result=f"{lost:,}", goal="0", reached=lost == 0),
         Figure(name="jobs doubled", result=f"{doubled:,}", goal="0", reached=doubled == 0),
-        loads.flat("claimed and finished", {each.jobs: each.seconds / each.jobs for each in found}),
+        loads.flat("claimed and finished", {each.jobs: each.cpu_s / each.jobs for each in found}),
     ]
 
 

@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+import psutil
 import psycopg
 import sqlalchemy as sa
 from psycopg import errors
@@ -70,13 +72,13 @@ def sizes(text: str) -> list[int]:
 
 
 def flat(name: str, seconds_per_job: dict[int, float]) -> Figure:
-    """Whether a job costs as much with the largest of these numbers of jobs as with the cheapest of the others."""
+    """Whether a job takes no more of a processor among the most of these than among the cheapest of the fewer."""
     for count, seconds in seconds_per_job.items():
-        print(f"{name}: {seconds * 1e6:.1f} µs a job with {count:,} jobs", flush=True)
+        print(f"{name}: {seconds * 1e6:.1f} µs of a processor for a job, of {count:,}", flush=True)
     *smaller, largest = sorted(seconds_per_job)
     ratio = seconds_per_job[largest] / min(seconds_per_job[count] for count in smaller or [largest])
     return Figure(
-        name=f"{name}: a job's cost with {largest:,} jobs ÷ with fewer",
+        name=f"{name}: processor time for a job, of {largest:,} ÷ of fewer",
         result=f"{ratio:.2f}",
         goal=f"≤ {FLAT:g}",
         reached=ratio <= FLAT,
@@ -113,6 +115,37 @@ def peak_bytes() -> int:
     # Not ru_maxrss, which a process takes over from the one that started it.
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def spent_s(database_url: str) -> float:
+    """Processor seconds that this process and its database's server have used so far, whoever else is busy.
+
+    Of a server that is not on this host nothing is seen.
+    """
+    return time.process_time() + server_s(database_url)
+
+
+def server_s(database_url: str) -> float:
+    """Processor seconds that the PostgreSQL of this URL has used; 0 where it is none, or not on this host."""
+    if not database_url.startswith("postgresql"):
+        return 0.0
+    with psycopg.connect(database_url) as connection:
+        try:
+            server = psutil.Process(connection.info.backend_pid).parent()
+        except psutil.NoSuchProcess:
+            return 0.0
+    if server is None or not server.name().startswith("postgres"):
+        return 0.0
+    own = server.cpu_times()
+    return sum(own[:4]) + sum(map(_cpu_s, server.children()))
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0  # its parent counts it from now on
+    return float(times.user + times.system)
 
 
 # ---- servers

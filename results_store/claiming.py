@@ -33,15 +33,14 @@ _Row: TypeAlias = Any
 _VANISHED = "the worker vanished: its lease ended without a renewal"
 #: So often an attempt at a job may end in each way; then the job has failed.
 _MOST = {"failures": MAX_FAILURES, "losses": MAX_LOSSES, "hand_backs": MAX_HAND_BACKS}
-_REFUSED_AT_ONCE = 100
 
 
-class _Rebound(Exception):
-    """Another environment class got the cell between choosing the job and taking it."""
+class Rebound(Exception):
+    """Another environment class got the cell between choosing the job and taking it: claim again."""
 
 
-class _Unreadable(Exception):
-    """Nobody can tell any more what the job chosen was to measure: its id, and why."""
+class Unreadable(Exception):
+    """Nobody can tell any more what the job chosen was to measure: its id, and why. To be refused."""
 
 
 def claim(
@@ -49,32 +48,28 @@ def claim(
 ) -> tuple[Claim | None, bool]:
     """(The job named or else the next one for this worker, now its, None without one; whether to look again.)
 
-    To be looked for again, in another transaction: this one ended a job with a result that is there already, or
-    refused as many as may be refused at once. None in quarantine.
+    To be looked for again, in another transaction, where this one ended a job with a result that is there already:
+    who takes several cells at once would wait in a circle with others who do. None in quarantine.
+
+    Raises:
+        Rebound, Unreadable: nothing was taken, once the transaction is undone.
     """
     worker = _seen(connection, worker_id)
-    if worker.quarantined is not None:
+    job = None if worker.quarantined is not None else _taken(connection, worker, job_id, lease_s)
+    if job is None:
         return None, False
-    refused = 0
-    while refused < _REFUSED_AT_ONCE:
-        try:
-            # a savepoint: giving a job back must not undo the transaction, only its own steps
-            with connection.begin_nested():
-                job = _taken(connection, worker, job_id, lease_s)
-                if job is None:
-                    return None, False
-                known = _known(connection, worker, job)
-                if known is None:
-                    return _start_attempt(connection, worker, job), False
-                # one at a time: who holds several cells waits in a circle with others who do
-                _adopt(connection, job, known)
-                return None, True
-        except _Rebound:
-            continue
-        except _Unreadable as error:
-            _refuse(connection, *error.args)
-            refused += 1
+    known = _known(connection, worker, job)
+    if known is None:
+        return _start_attempt(connection, worker, job), False
+    _adopt(connection, job, known)
     return None, True
+
+
+def refuse(connection: sa.Connection, job_id: str, reason: str) -> None:
+    """Ends a job that nobody can measure, so that it is in nobody's way."""
+    _end_open_attempt(connection, job_id, _VANISHED)
+    _follow(connection, job_id, Outcome.ERROR, reason)
+    keeping.settle(connection, job_id)
 
 
 def renew(connection: sa.Connection, claim: Claim, lease_s: float) -> Lease:
@@ -192,8 +187,9 @@ def _taken(connection: sa.Connection, worker: _Worker, job_id: str | None, lease
     if taken is None:
         return None
     if not _bind(connection, worker, taken.run_number, taken.cell_ordinal):
-        raise _Rebound
-    _end_open_attempt(connection, taken.job_id, _VANISHED)
+        raise Rebound
+    if taken.fence > 1:
+        _end_open_attempt(connection, taken.job_id, _VANISHED)
     return taken
 
 
@@ -302,19 +298,12 @@ def _spec(connection: sa.Connection, job: _Row) -> JobSpec:
     try:
         cell = records.cell(text)
     except BadInput as error:
-        raise _Unreadable(job.job_id, str(error)) from None
+        raise Unreadable(job.job_id, str(error)) from None
     if not records.is_as_submitted(text, job.repeat, job.key):
-        raise _Unreadable(
+        raise Unreadable(
             job.job_id, "Its row in the store does not say any more what was submitted. Submit it again."
         )
     return cell.repeated(job.repeat)
-
-
-def _refuse(connection: sa.Connection, job_id: str, reason: str) -> None:
-    """Ends a job that nobody can measure, so that it is in nobody's way."""
-    _end_open_attempt(connection, job_id, _VANISHED)
-    _follow(connection, job_id, Outcome.ERROR, reason)
-    keeping.settle(connection, job_id)
 
 
 # ---- ending
