@@ -5,7 +5,7 @@ OUTPUT ?= results
 MATRIX ?= matrices/densenet121-cpu.toml
 BIN := .venv/bin
 
-.PHONY: help setup setup-dev benchmark test test-compose faults trust check format lint types clean
+.PHONY: help setup setup-dev benchmark test test-compose faults trust load check format lint types clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ faults: setup-dev  ## Hurt the farm on SQLite and PostgreSQL: nothing lost, noth
 
 trust: setup  ## Measure on this host whether the numbers can be trusted: under an hour, on a quiet host.
 	$(BIN)/python -m benchmarks.trust
+
+load: setup-dev  ## Measure on this host what 100,000 jobs, 32 workers and 1,000,000 results cost: under an hour.
+	$(BIN)/python -m benchmarks.load
 
 check: setup-dev format lint types test  ## What CI runs: format, lint, types, tests.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -40,16 +41,19 @@ def marks(controls: Iterable[Measurement]) -> list[Mark]:
     return sorted((mark for control in controls for mark in _mark(control)), key=lambda mark: mark.at)
 
 
-def drifted(measurement: Measurement, controls: Iterable[Mark]) -> Iterator[Reason]:
+def drifted(measurement: Measurement, controls: Sequence[Mark]) -> Iterator[Reason]:
     """The last control before a measurement and the first after it are further apart than chance explains.
 
     Args:
         measurement: what was measured in between.
         controls: by time, of any place; nothing is said where there is not one on either side.
     """
-    here, at = [mark for mark in controls if mark.place == _place(measurement)], _began(measurement)
-    before = next((mark for mark in reversed(here) if mark.at <= at), None)
-    after = next((mark for mark in here if mark.at > at), None)
+    if not controls:
+        return
+    here, at = _place(measurement), _began(measurement)
+    until = bisect.bisect_right(controls, at, key=lambda mark: mark.at)
+    before = _first(controls, range(until - 1, -1, -1), here)
+    after = _first(controls, range(until, len(controls)), here)
     if before is None or after is None:
         return
     change = after.median / before.median - 1
@@ -57,6 +61,11 @@ def drifted(measurement: Measurement, controls: Iterable[Mark]) -> Iterator[Reas
     if abs(change) > max(chance, measurement.spec.protocol.target_half_width):
         text = f"the control drifted by {change:+.1%} while this was measured"
         yield Reason(code="unstable", level=Level.SUSPECT, text=text)
+
+
+def _first(controls: Sequence[Mark], order: Iterable[int], place: _Place) -> Mark | None:
+    """The first of the controls at these indices that was measured in this place."""
+    return next((controls[index] for index in order if controls[index].place == place), None)
 
 
 def _half_width(mark: Mark) -> float:

@@ -12,7 +12,7 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
 from pydantic import (
@@ -272,6 +272,23 @@ class Cell(Value):
         """The queue whose workers have this device: `cpu`, `gpu` or `gpu.<model>`."""
         return self.device.replace("cuda", "gpu", 1)
 
+    def repeated(self, repeat: int) -> JobSpec:
+        """One repeat of this cell; its values are checked already."""
+        return JobSpec.model_construct(**{name: getattr(self, name) for name in Cell.model_fields}, repeat=repeat)
+
+    def job_keys(self) -> Callable[[int], str]:
+        """Gives the key of each repeat without making the job, for where there are very many of them."""
+        # The quotes within a text are escaped, so nothing else of the canonical JSON looks like this.
+        before, field, after = self.repeated(0).canonical().partition('"repeat":')
+        begun, end = hashlib.sha256((before + field).encode()), after.removeprefix("0")
+
+        def key(repeat: int) -> str:
+            digest = begun.copy()
+            digest.update(f"{repeat}{end}".encode())
+            return digest.hexdigest()
+
+        return key
+
 
 class JobSpec(Cell):
     """One repeat of a cell: all that a worker needs to know, and nothing about where."""
@@ -361,7 +378,7 @@ class Matrix(Value):
     def cells(self) -> list[Cell]:
         """Every cell once, in the order the user wrote them."""
         product = itertools.product(self.models, self.devices, self.batch_sizes, self.optimizations)
-        shared = {
+        shared: dict[str, Any] = {
             "dataset": self.dataset,
             "dataset_digest": self.dataset_digest,
             "image_size": self.image_size,
@@ -369,8 +386,9 @@ class Matrix(Value):
             "weights": self.weights,
             "protocol": self.protocol,
         }
-        cells = [
-            Cell(
+        # Constructed, because every value was checked as the matrix's own, and there may be very many cells.
+        cells = (
+            Cell.model_construct(
                 model=model,
                 device=device,
                 batch_size=batch,
@@ -379,18 +397,13 @@ class Matrix(Value):
                 **shared,
             )
             for model, device, batch, recipe in product
-        ]
+        )
         return list(dict.fromkeys(cells))
 
     def jobs(self) -> list[JobSpec]:
         """Every job in the order of measuring: repeat outermost, cells shuffled within it from the seed."""
-        order = random.Random(self.seed)
-        jobs: list[JobSpec] = []
-        for repeat in range(self.repeats):
-            cells = self.cells()
-            order.shuffle(cells)
-            jobs += [_repeat_of(cell, repeat) for cell in cells]
-        return jobs
+        cells = self.cells()
+        return [cells[place].repeated(repeat) for place, repeat in self._shuffled(len(cells))]
 
     def controls(self) -> list[Cell]:
         """The cells, one of each device, that a run measures again and again to see the host drift.
@@ -408,32 +421,39 @@ class Matrix(Value):
         return [cell for cell in cells if jobs_of[cell.device] * self.repeats >= LEAST_JOBS_WATCHED]
 
     def plan(self) -> list[JobSpec]:
-        """Every job in the order of measuring, and between them the repeats of the controls.
+        """Every job in the order of measuring, and between them the repeats of the controls."""
+        cells = [*self.cells(), *self.controls()]
+        return [cells[place].repeated(repeat) for place, repeat in self.order()]
 
-        A control comes before its device's first job, after every `control_every` of them, and after the last.
+    def order(self) -> Iterator[tuple[int, int]]:
+        """(Place of its cell, repeat) of all that is planned, in the order of measuring; made one after the other.
+
+        Places count the cells and, behind them, the controls. A control comes before its device's first job, after
+        every `control_every` of them, and after the last. Its repeats are counted from 1: what only a cell's first
+        repeat tells (memory, accuracy, a profile) nobody asks of a control.
         """
-        jobs = self.jobs()
-        for control in self.controls():
-            jobs = _watched(jobs, control, self.protocol.control_every or len(jobs))
-        return jobs
+        devices = [cell.device for cell in self.cells()]
+        place_of = {control.device: len(devices) + n for n, control in enumerate(self.controls())}
+        every = self.protocol.control_every or 1
+        last = {device: cells * self.repeats for device, cells in Counter(devices).items()}
+        begun = Counter[str]()
+        for place, repeat in self._shuffled(len(devices)):
+            device = devices[place]
+            control = place_of.get(device)
+            if control is not None and begun[device] % every == 0:
+                yield control, begun[device] // every + 1
+            yield place, repeat
+            begun[device] += 1
+            if control is not None and begun[device] == last[device]:
+                yield control, math.ceil(last[device] / every) + 1
 
-
-def _repeat_of(cell: Cell, repeat: int) -> JobSpec:
-    return JobSpec(repeat=repeat, **{name: getattr(cell, name) for name in Cell.model_fields})
-
-
-def _watched(jobs: list[JobSpec], control: Cell, every: int) -> list[JobSpec]:
-    """The jobs with repeats of a control among those of its device.
-
-    Counted from 1: what only a cell's first repeat tells (memory, accuracy, a profile) nobody asks of a control.
-    """
-    ours = [n for n, job in enumerate(jobs) if job.device == control.device]
-    before = {ours[n]: n // every + 1 for n in range(0, len(ours), every)}
-    made: list[JobSpec] = []
-    for n, job in enumerate(jobs):
-        made += [_repeat_of(control, before[n])] if n in before else []
-        made += [job, _repeat_of(control, len(before) + 1)] if n == ours[-1] else [job]
-    return made
+    def _shuffled(self, cells: int) -> Iterator[tuple[int, int]]:
+        """(Place, repeat) of every job of so many cells."""
+        order = random.Random(self.seed)
+        for repeat in range(self.repeats):
+            places = list(range(cells))
+            order.shuffle(places)
+            yield from ((place, repeat) for place in places)
 
 
 def job(

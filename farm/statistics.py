@@ -8,6 +8,7 @@ of means Welch's (1947); what such a difference can find is Bloom's minimum dete
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -32,11 +33,13 @@ def summarize(samples: Sequence[float]) -> dict[str, float | None]:
     if not samples:
         return dict.fromkeys(("mean", "std", "min", "p50", "p90", "p95", "p99"))
     values = np.asarray(samples, dtype=np.float64)
+    stated = [q for q, floor in FLOORS.items() if len(values) >= floor]
+    percentiles = dict(zip(stated, np.percentile(values, stated).tolist(), strict=True))
     return {
         "mean": float(values.mean()),
         "std": float(values.std(ddof=1)) if len(values) > 1 else None,
         "min": float(values.min()),
-        **{f"p{q}": percentile(samples, q) for q in FLOORS},
+        **{f"p{q}": percentiles.get(q) for q in FLOORS},
     }
 
 
@@ -52,9 +55,16 @@ def percentile_interval(samples: Sequence[float], q: int) -> tuple[float, float]
     if len(samples) < FLOORS[q]:
         return None
     ordered = np.sort(np.asarray(samples, dtype=np.float64))
+    low, high = _ranks(len(ordered), q)
+    return float(ordered[low]), float(ordered[high])
+
+
+@functools.lru_cache(maxsize=1024)
+def _ranks(samples: int, q: int) -> tuple[int, int]:
+    """Places, among so many samples in order, of the ends of the q-th percentile's interval."""
     tail = (1 - CONFIDENCE) / 2
-    low, high = (int(np.ceil(special.bdtrik(p, len(ordered), q / 100))) for p in (tail, 1 - tail))
-    return float(ordered[max(0, low - 1)]), float(ordered[min(len(ordered) - 1, high)])
+    low, high = (int(np.ceil(special.bdtrik(p, samples, q / 100))) for p in (tail, 1 - tail))
+    return max(0, low - 1), min(samples - 1, high)
 
 
 def relative_half_width(samples: Sequence[float]) -> float | None:
@@ -183,6 +193,7 @@ def _resampled_medians(samples: np.ndarray, draw: np.random.Generator) -> np.nda
     return medians
 
 
+@functools.lru_cache(maxsize=1024)
 def wilson(successes: int, trials: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a proportion."""
     from scipy import stats  # here, because importing it takes longer than a measuring process should wait

@@ -61,7 +61,9 @@ def collate(
     ] = None,
     format: Annotated[
         str,
-        typer.Option(metavar="NAMES", help="What to write, with commas: csv, detailed, profiles, tensorboard."),
+        typer.Option(
+            metavar="NAMES", help="What to write, with commas: csv, detailed, jobs, profiles, tensorboard."
+        ),
     ] = ",".join(DEFAULT),
     output_dir: Annotated[
         Path | None,
@@ -91,6 +93,9 @@ def collate(
 
     Beside it benchmark_results_detailed.csv, the operators that each cell spends its time in, and profiles/, their
     traces for chrome://tracing and Perfetto.
+
+    With `jobs` among the formats, benchmark_jobs.csv too: a row for every job, that is for one repeat of a cell,
+    however many there are.
 
     With `tensorboard` among the formats, event files for TensorBoard too: a log for each variant and device.
 

@@ -1,4 +1,4 @@
-"""How jobs change hands: claim, renew, finish, release, reconcile and adopt, each in one transaction."""
+"""How jobs change hands: claim, renew, finish, release and reconcile, each in one transaction."""
 
 from __future__ import annotations
 
@@ -31,37 +31,45 @@ from results_store.values import (
 _Row: TypeAlias = Any
 
 _VANISHED = "the worker vanished: its lease ended without a renewal"
-_ADOPT_AT_ONCE = 1000
 #: So often an attempt at a job may end in each way; then the job has failed.
 _MOST = {"failures": MAX_FAILURES, "losses": MAX_LOSSES, "hand_backs": MAX_HAND_BACKS}
-_REFUSED_AT_ONCE = 100
 
 
-class _Rebound(Exception):
-    """Another environment class got the cell between choosing the job and taking it."""
+class Rebound(Exception):
+    """Another environment class got the cell between choosing the job and taking it: claim again."""
 
 
-class _Unreadable(Exception):
-    """Nobody can tell any more what the job chosen was to measure: its id, and why."""
+class Unreadable(Exception):
+    """Nobody can tell any more what the job chosen was to measure: its id, and why. To be refused."""
 
 
-def claim(connection: sa.Connection, worker_id: str, job_id: str | None, lease_s: float) -> Claim | None:
-    """The job named or else the next one for this worker, now its; None where there is none, or in quarantine."""
+def claim(
+    connection: sa.Connection, worker_id: str, job_id: str | None, lease_s: float
+) -> tuple[Claim | None, bool]:
+    """(The job named or else the next one for this worker, now its, None without one; whether to look again.)
+
+    To be looked for again, in another transaction, where this one ended a job with a result that is there already:
+    who takes several cells at once would wait in a circle with others who do. None in quarantine.
+
+    Raises:
+        Rebound, Unreadable: nothing was taken, once the transaction is undone.
+    """
     worker = _seen(connection, worker_id)
-    if worker.quarantined is not None:
-        return None
-    refused = 0
-    while refused < _REFUSED_AT_ONCE:
-        try:
-            # a savepoint: giving a job back must not undo the transaction, only its own steps
-            with connection.begin_nested():
-                return _claim(connection, worker, job_id, lease_s)
-        except _Rebound:
-            continue
-        except _Unreadable as error:
-            _refuse(connection, *error.args)
-            refused += 1
-    return None
+    job = None if worker.quarantined is not None else _taken(connection, worker, job_id, lease_s)
+    if job is None:
+        return None, False
+    known = _known(connection, worker, job)
+    if known is None:
+        return _start_attempt(connection, worker, job), False
+    _adopt(connection, job, known)
+    return None, True
+
+
+def refuse(connection: sa.Connection, job_id: str, reason: str) -> None:
+    """Ends a job that nobody can measure, so that it is in nobody's way."""
+    _end_open_attempt(connection, job_id, _VANISHED)
+    _follow(connection, job_id, Outcome.ERROR, reason)
+    keeping.settle(connection, job_id)
 
 
 def renew(connection: sa.Connection, claim: Claim, lease_s: float) -> Lease:
@@ -93,7 +101,8 @@ def finish(connection: sa.Connection, claim: Claim, ending: Ending) -> bool:
         _measure_again(connection, claim.job_id)
     elif ours:
         _follow(connection, claim.job_id, ending.outcome, ending.reason, handed_back=ending.handed_back)
-        if not keeping.settle(connection, claim.job_id) and ending.outcome.is_result:
+        # nothing else was ever kept of a job that was claimed once
+        if not (job.fence > 1 and keeping.settle(connection, claim.job_id)) and ending.outcome.is_result:
             keeping.write_result(connection, claim.job_id, claim.attempt_id)
     return ours
 
@@ -124,24 +133,6 @@ def reconcile(connection: sa.Connection) -> Reconciled:
         state = _follow(connection, job_id, Outcome.LOST, _VANISHED)
         states.append(State.DONE if keeping.settle(connection, job_id) else state)
     return Reconciled(requeued=states.count(State.QUEUED), failed=states.count(State.FAILED))
-
-
-def adopt(connection: sa.Connection, worker_id: str) -> tuple[int, bool]:
-    """Ends jobs whose key already has a result in this worker's class: (how many, whether to go on).
-
-    A bounded number in one transaction, so that others get their turn.
-    """
-    worker = _seen(connection, worker_id)
-    chosen = connection.execute(_adoptable(worker)).all()
-    bound = {
-        place
-        for place in sorted({(c.run_number, c.cell_ordinal) for c in chosen})
-        if _bind(connection, worker, *place)
-    }
-    taken = [c for c in chosen if (c.run_number, c.cell_ordinal) in bound]
-    for job in taken:
-        _adopt_one(connection, worker, job)
-    return len(taken), bool(taken) and len(chosen) == _ADOPT_AT_ONCE
 
 
 def heartbeat(connection: sa.Connection, worker_id: str) -> None:
@@ -184,7 +175,8 @@ def _seen(connection: sa.Connection, worker_id: str) -> _Worker:
     )
 
 
-def _claim(connection: sa.Connection, worker: _Worker, job_id: str | None, lease_s: float) -> Claim | None:
+def _taken(connection: sa.Connection, worker: _Worker, job_id: str | None, lease_s: float) -> _Row | None:
+    """The job named or else the next one, running, its cell bound, and no attempt of it open; None without one."""
     taken = None
     if job_id is not None:
         named = sa.and_(_candidate.c.job_id == job_id, _candidate.c.queue.in_(worker.queues))
@@ -195,9 +187,10 @@ def _claim(connection: sa.Connection, worker: _Worker, job_id: str | None, lease
     if taken is None:
         return None
     if not _bind(connection, worker, taken.run_number, taken.cell_ordinal):
-        raise _Rebound
-    _end_open_attempt(connection, taken.job_id, _VANISHED)
-    return _start_attempt(connection, worker, taken)
+        raise Rebound
+    if taken.fence > 1:
+        _end_open_attempt(connection, taken.job_id, _VANISHED)
+    return taken
 
 
 #: The job looked at, apart from the one updated.
@@ -305,19 +298,12 @@ def _spec(connection: sa.Connection, job: _Row) -> JobSpec:
     try:
         cell = records.cell(text)
     except BadInput as error:
-        raise _Unreadable(job.job_id, str(error)) from None
+        raise Unreadable(job.job_id, str(error)) from None
     if not records.is_as_submitted(text, job.repeat, job.key):
-        raise _Unreadable(
+        raise Unreadable(
             job.job_id, "Its row in the store does not say any more what was submitted. Submit it again."
         )
-    return records.job_spec(cell, job.repeat)
-
-
-def _refuse(connection: sa.Connection, job_id: str, reason: str) -> None:
-    """Ends a job that nobody can measure, so that it is in nobody's way."""
-    _end_open_attempt(connection, job_id, _VANISHED)
-    _follow(connection, job_id, Outcome.ERROR, reason)
-    keeping.settle(connection, job_id)
+    return cell.repeated(job.repeat)
 
 
 # ---- ending
@@ -422,35 +408,29 @@ def _queued_or_cancelled() -> sa.ColumnElement[str]:
 # ---- adopting
 
 
-def _adoptable(worker: _Worker) -> sa.Select[Any]:
-    known = sa.exists().where(
-        results.c.key == _candidate.c.key, results.c.environment_key == worker.environment_key
-    )
-    query = sa.select(_candidate).where(
-        _candidate.c.queue.in_(worker.queues),
-        is_open(_candidate),
-        _candidate.c.state == State.QUEUED,
-        _candidate.c.adoptable,
-        # what was measured for it already shall count
-        _candidate.c.remeasured == 0,
-        known.correlate(_candidate),
-        _may_bind(worker),
-    )
-    return _in_order(query).limit(_ADOPT_AT_ONCE).with_for_update(of=_candidate, skip_locked=True)
+def _known(connection: sa.Connection, worker: _Worker, job: _Row) -> _Row | None:
+    """The newest result of a job's key in the worker's class; None where there is none that the job may adopt.
 
-
-def _adopt_one(connection: sa.Connection, worker: _Worker, job: _Row) -> None:
+    What was measured for it already shall count: then it adopts none.
+    """
+    if not job.adoptable or job.remeasured:
+        return None
     newest = (
-        sa.select(results.c.attempt_id, results.c.outcome, attempts.c.reason)
-        .join(attempts, attempts.c.attempt_id == results.c.attempt_id)
+        sa.select(results.c.attempt_id, results.c.outcome)
         .where(results.c.key == job.key, results.c.environment_key == worker.environment_key)
         .order_by(results.c.recorded_at.desc())
         .limit(1)
     )
-    found = connection.execute(newest).one()
+    return connection.execute(newest).one_or_none()
+
+
+def _adopt(connection: sa.Connection, job: _Row, known: _Row) -> None:
+    """Ends a job that was just taken with a result that is there: that is no attempt."""
+    reason = sa.select(attempts.c.reason).where(attempts.c.attempt_id == known.attempt_id).scalar_subquery()
     connection.execute(
         sa.update(jobs)
         .where(jobs.c.job_id == job.job_id)
-        .values(state=State.DONE, outcome=found.outcome, reason=found.reason)
+        .values(state=State.DONE, attempts=jobs.c.attempts - 1, lease_until=None, worker_id=None)
+        .values(outcome=known.outcome, reason=reason)
     )
-    keeping.write_result(connection, job.job_id, found.attempt_id)
+    keeping.write_result(connection, job.job_id, known.attempt_id)

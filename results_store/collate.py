@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import partial
+from functools import cache, cached_property, partial
 from itertools import groupby
 from pathlib import Path
 from statistics import median
@@ -189,15 +189,36 @@ class Row:
         return self.verdict is not None and self.verdict.level is Level.INVALID
 
 
+class Rows(Sequence[Row]):
+    """Rows in the order of the matrix, made when the first one is asked for, and all in memory from then on."""
+
+    def __init__(self, make: Callable[[], Iterable[Row]]) -> None:
+        self._make = make
+
+    @cached_property
+    def _made(self) -> tuple[Row, ...]:
+        return tuple(self._make())
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._made[index]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Collated:
     """A run as exporters get it."""
 
     run_id: str
-    #: In the order of the matrix.
-    rows: tuple[Row, ...]
-    #: Reads the measured jobs again, with their raw samples, by cell and repeat; few are in memory at once.
+    #: In the order of the matrix; `BadInput` where what was measured cannot be read any more.
+    rows: Sequence[Row]
+    #: Reads every job of the matrix, with its raw samples, by cell and repeat; few are in memory at once.
+    jobs: Callable[[], Iterator[JobResult]]
+    #: As `jobs`, those that were measured.
     measured: Callable[[], Iterator[JobResult]]
+    #: What a measurement says of itself, and what the run's controls say of it.
+    verdict: Callable[[Measurement], Verdict]
     #: Reads the profile of a row, without its trace; None where there is none.
     profile: Callable[[Row], Profile | None]
     #: Reads the trace of that profile: JSON of some MiB in Chrome's format.
@@ -205,20 +226,20 @@ class Collated:
 
 
 def collate(store: Store, run_id: str) -> Collated:
-    """The rows of the run of this id, and the way to its samples, open for as long as the store is.
+    """The run of this id, to be read when it is asked for, for as long as the store is open.
 
     Raises:
-        BadInput: its id or what it measured cannot be read any more: somebody has changed the store.
+        BadInput: its id in the store is none: somebody has changed it.
     """
     if _RUN_ID.fullmatch(run_id) is None:
         raise BadInput(f"The run {run_id!r} is written nowhere: its id in the store was changed.")
-    cells = groupby(store.results(run_id), key=lambda result: result.cell_ordinal)
     judged_by = _judge_of_run(store, run_id)
-    rows = [row for _, results in cells for row in _rows(list(results), judged_by)]
     return Collated(
         run_id=run_id,
-        rows=tuple(_with_answers(_with_speedups(_with_batches_compared(rows)))),
+        rows=Rows(partial(_all_rows, store, run_id, judged_by)),
+        jobs=partial(store.results, run_id),
         measured=partial(_measured, store, run_id),
+        verdict=judged_by,
         # only a first repeat is profiled, and that is the job that a row names
         profile=lambda row: store.profile(row.job_id),
         trace=lambda row: store.trace(row.job_id),
@@ -238,10 +259,12 @@ def export(collated: Collated, folder: Path, name: str = "csv") -> Path:
     """Writes a run with an exporter into a folder, which is made where it is missing; returns what was written.
 
     Raises:
-        BadInput: no such exporter, or the folder cannot be written.
+        BadInput: no such exporter, the folder cannot be written, or what was measured cannot be read any more.
     """
     writer = exporter(name)
     path: Path = folder / writer.FILE
+    if not getattr(writer, "BY_JOB", False):
+        len(collated.rows)  # now, so that what cannot be read leaves no folder behind
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writer.write(collated, path)
@@ -257,9 +280,19 @@ def _measured(store: Store, run_id: str) -> Iterator[JobResult]:
 
 
 def _judge_of_run(store: Store, run_id: str) -> _Judge:
-    """What each measurement says of itself, and what the run's controls say of it."""
-    marks = drift.marks(control.measurement for control in store.controls(run_id) if control.measurement)
-    return lambda m: Verdict(reasons=(*judge(m).reasons, *drift.drifted(m, marks)))
+    """What a measurement says of itself, and what the run's controls say of it; those are read when needed."""
+
+    @cache
+    def marks() -> list[drift.Mark]:
+        return drift.marks(control.measurement for control in store.controls(run_id) if control.measurement)
+
+    return lambda m: Verdict(reasons=(*judge(m).reasons, *drift.drifted(m, marks())))
+
+
+def _all_rows(store: Store, run_id: str, judged_by: _Judge) -> list[Row]:
+    cells = groupby(store.results(run_id), key=lambda result: result.cell_ordinal)
+    rows = [row for _, results in cells for row in _rows(list(results), judged_by)]
+    return _with_answers(_with_speedups(_with_batches_compared(rows)))
 
 
 # ---- one row
@@ -298,7 +331,7 @@ def _row(results: list[JobResult], wanted: int, judged_by: _Judge) -> Row:
     return Row(
         run_id=first.run_id,
         cell=first.spec.cell,
-        outcome=_outcome(results),
+        outcome=outcome(results),
         reason="; ".join(dict.fromkeys(result.reason for result in others if result.reason)),
         verdict=worst(verdict for _, verdict in judged) if judged else None,
         repeats_wanted=wanted,
@@ -319,7 +352,7 @@ def _is_own(result: JobResult) -> bool:
     return result.measured_by is not None and run_id_of(result.measured_by) == result.run_id
 
 
-def _outcome(results: list[JobResult]) -> str:
+def outcome(results: list[JobResult]) -> str:
     """The best that any repeat came to."""
     # what is being measured again has been measured
     kept = {str(Outcome.OK) for r in results if r.measurement is not None}
@@ -345,7 +378,7 @@ def _figures(results: list[JobResult], trusted: list[Measurement]) -> Figures:
     return Figures(
         device=_latency([m.samples.device_ns for m in found]),
         end_to_end=_latency([m.samples.end_to_end_ns for m in found]),
-        throughput=_median(map(_throughput, found)),
+        throughput=_median(map(throughput, found)),
         speedup=_speedup(trusted),
         control=next((str(m.control.recipe) for m in found if m.control), None),
         speedup_unpaired=None,
@@ -411,7 +444,8 @@ def _latency(repeats: list[tuple[int, ...]]) -> Latency:
     return Latency(**over_repeats, p50_low=low, p50_high=high)
 
 
-def _throughput(measurement: Measurement) -> float | None:
+def throughput(measurement: Measurement) -> float | None:
+    """Samples per second over the measured window, of the device figure; None without any call."""
     samples = measurement.samples.device_ns
     return measurement.spec.batch_size * len(samples) / (sum(samples) / 1e9) if samples else None
 

@@ -11,6 +11,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
+from sqlalchemy.dialects import postgresql, sqlite
 
 from farm.errors import BadInput, Unreachable
 
@@ -204,3 +205,8 @@ def _postgresql_engine(url: sa.URL) -> sa.Engine:
     arguments = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "benchmark-farm", **_KEEPALIVE}
     given = {name: value for name, value in arguments.items() if name not in url.query}
     return sa.create_engine(url, connect_args=given, pool_pre_ping=True, pool_size=2, max_overflow=8)
+
+
+def insert(connection: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    """An insert that can update instead: the same words, but each dialect's own."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)

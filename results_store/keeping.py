@@ -10,6 +10,7 @@ from farm.measurement import Outcome
 from farm.verdict import judge
 from results_store import records
 from results_store.clock import now
+from results_store.database import insert
 from results_store.schema import attempts, jobs, results
 from results_store.values import State
 
@@ -60,9 +61,10 @@ def write_result(connection: sa.Connection, job_id: str, attempt_id: str) -> Non
         attempts.c.outcome,
         now(),
     ).where(attempts.c.attempt_id == attempt_id)
-    connection.execute(sa.delete(results).where(results.c.job_id == job_id))
     columns = ["job_id", "attempt_id", "key", "environment_key", "outcome", "recorded_at"]
-    connection.execute(sa.insert(results).from_select(columns, made))
+    written = insert(connection, results).from_select(columns, made)
+    fresh = {name: written.excluded[name] for name in columns[1:]}
+    connection.execute(written.on_conflict_do_update(index_elements=["job_id"], set_=fresh))
 
 
 def _severity(connection: sa.Connection, attempt_id: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -151,7 +151,6 @@ def quarantined(connection: sa.Connection, worker_id: str) -> str | None:
 def claimable(connection: sa.Connection, number: int | None, limit: int) -> dict[str, list[str]]:
     """Queue → the next job ids in claim order, at most `limit` of each queue."""
     which = [is_claimable(jobs), *([] if number is None else [jobs.c.run_number == number])]
-    queues = connection.scalars(sa.select(jobs.c.queue).where(*which).distinct().order_by(jobs.c.queue)).all()
     return {
         queue: list(
             connection.scalars(
@@ -161,8 +160,17 @@ def claimable(connection: sa.Connection, number: int | None, limit: int) -> dict
                 .limit(limit)
             )
         )
-        for queue in queues
+        for queue in _queues(connection, which)
     }
+
+
+def _queues(connection: sa.Connection, which: list[sa.ColumnElement[bool]]) -> Iterator[str]:
+    """The queues that have such jobs, in order: one look into the index for each, however many jobs there are."""
+    following = sa.select(jobs.c.queue).where(*which).order_by(jobs.c.queue).limit(1)
+    queue = connection.scalar(following)
+    while queue is not None:
+        yield queue
+        queue = connection.scalar(following.where(jobs.c.queue > queue))
 
 
 def results_after(
@@ -212,7 +220,7 @@ def _job_result(row: sa.Row[Any]) -> JobResult:
     return JobResult(
         job_id=row.job_id,
         run_id=records.run_id_of(row.job_id),
-        spec=records.job_spec(records.cell(row.spec), row.repeat),
+        spec=records.cell(row.spec).repeated(row.repeat),
         cell_ordinal=row.cell_ordinal,
         state=State(row.state),
         outcome=Outcome(row.outcome) if row.outcome else None,
@@ -354,4 +362,4 @@ def _label(row: Any, before: str = "") -> str:
         cell = records.cell(row.spec)
     except BadInput:
         return f"{before}a cell that cannot be read"
-    return before + label(records.job_spec(cell, row.repeat - bool(before)))
+    return before + label(cell.repeated(row.repeat - bool(before)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import zlib
@@ -11,13 +12,17 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
+from farm import catalogue
 from farm.errors import BadInput
 from farm.measurement import Environment, Measurement, Profile, Samples
-from farm.spec import Cell, JobSpec, completed, validated
+from farm.recipe import Recipe
+from farm.spec import Cell, completed, validated
 from results_store.values import MAX_LOG_BYTES, MAX_REASON_CHARS, Ending, WorkerInfo
 
 _INT64 = np.dtype("<i8")
 _SHOWN_CHARS = 500
+#: Cells and recipes that need not be read again: to read one takes a millisecond, and each has many repeats.
+_KNOWN = 256
 
 
 def job_id(run_id: str, ordinal: int) -> str:
@@ -30,6 +35,7 @@ def run_id_of(job_id: str) -> str:
     return job_id.rpartition(".")[0]
 
 
+@functools.lru_cache(maxsize=_KNOWN)
 def cell(text: str) -> Cell:
     """The cell of a row.
 
@@ -53,11 +59,6 @@ def is_as_submitted(text: str, repeat: int, key: str) -> bool:
     """Whether a cell's row still says what this key was made of, in whatever version of the farm."""
     whole = json.dumps({**json.loads(text), "repeat": repeat}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(whole.encode()).hexdigest() == key
-
-
-def job_spec(cell: Cell, repeat: int) -> JobSpec:
-    """One repeat of a cell."""
-    return JobSpec.model_construct(**{name: getattr(cell, name) for name in Cell.model_fields}, repeat=repeat)
 
 
 def ending(ending: Ending) -> dict[str, Any]:
@@ -109,11 +110,25 @@ def measurement(
     if text is None:
         return None
     fields = json.loads(text)
-    fields["spec"] = completed(fields["spec"])
+    fields["spec"] = _spec(fields["spec"])
     fields["samples"] = {"device_ns": unpacked(device_ns), "end_to_end_ns": unpacked(end_to_end_ns)}
     if fields.get("control") is not None:
         fields["control"]["device_ns"] = unpacked(control_ns)
+        fields["control"]["recipe"] = _recipe(str(fields["control"]["recipe"]))
     return Measurement.model_validate(fields)
+
+
+def _spec(fields: dict[str, Any]) -> Any:
+    """The spec of a measurement: a repeat of a cell that may be known already."""
+    repeat = fields.pop("repeat", 0)
+    if not isinstance(repeat, int):
+        return {**fields, "repeat": repeat}  # to be refused with the rest
+    return cell(json.dumps(fields, sort_keys=True, separators=(",", ":"))).repeated(repeat)
+
+
+@functools.lru_cache(maxsize=_KNOWN)
+def _recipe(text: str) -> Recipe:
+    return catalogue.parse_recipe(text)
 
 
 def packed(values: tuple[int, ...]) -> bytes:

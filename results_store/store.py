@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TypeAlias
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from farm.measurement import Profile
 from farm.spec import Matrix
 from farm.verdict import Level, judge
 from results_store import claiming, looking, records, submitting
 from results_store.clock import now
-from results_store.database import Database, make_directory
+from results_store.database import Database, insert, make_directory
 from results_store.migrations import migrate
 from results_store.schema import locks, workers
 from results_store.values import (
@@ -52,8 +50,6 @@ __all__ = [
 ]
 
 _RESULTS_AT_ONCE = 20
-
-_Upsert: TypeAlias = sqlite.Insert | postgresql.Insert
 
 
 def open_store(url: str, *, lease_s: float = 30.0) -> Store:
@@ -167,8 +163,8 @@ class Store:
         since = None if worker.quarantined is None else now()
         row = {**records.worker_row(worker), "last_seen": now(), "left_at": None, "quarantined_since": since}
         with self._database.writing() as connection:
-            insert = _insert(connection, workers).values(**row)
-            connection.execute(insert.on_conflict_do_update(index_elements=["worker_id"], set_=row))
+            known = insert(connection, workers).values(**row)
+            connection.execute(known.on_conflict_do_update(index_elements=["worker_id"], set_=row))
 
     def heartbeat(self, worker_id: str) -> None:
         """Says that a registered worker lives."""
@@ -205,25 +201,26 @@ class Store:
         with self._database.reading() as connection:
             return looking.quarantined(connection, worker_id)
 
-    def adopt(self, worker_id: str) -> int:
-        """Ends, without an attempt, jobs on the worker's queues whose result its class already has.
-
-        Jobs of runs that were submitted `again` are left to be measured. Returns how many it ended.
-        """
-        adopted, more = self._database.transact(claiming.adopt, worker_id)
-        while more:
-            batch, more = self._database.transact(claiming.adopt, worker_id)
-            adopted += batch
-        return adopted
-
     def claim(self, worker_id: str, job_id: str | None = None) -> Claim | None:
         """The job named or, if that is not claimable, the next one that this worker may do; None without one.
 
         Claimable: queued, or running on an expired lease; attempts left; not cancelled; asking for no more
         threads than the worker has; its cell bound to the worker's environment class, to none, or to one
         of which no worker lives. The claim binds the cell.
+
+        A job whose result the worker's class already has is passed over: it ends with that, without an attempt,
+        but for the jobs of runs that were submitted `again`.
         """
-        return self._database.transact(claiming.claim, worker_id, job_id, self._lease_s)
+        while True:
+            try:
+                claim, more = self._database.transact(claiming.claim, worker_id, job_id, self._lease_s)
+            except claiming.Rebound:
+                continue
+            except claiming.Unreadable as error:
+                self._database.transact(claiming.refuse, *error.args)
+                continue
+            if not more:
+                return claim
 
     def renew(self, claim: Claim) -> Lease:
         """Prolongs the lease, and says whether the user wants the job stopped or another attempt has it."""
@@ -249,7 +246,7 @@ class Store:
         """Whether `holder` has the named lock for the next `ttl_s` seconds; saying it again prolongs it."""
         with self._database.writing() as connection:
             values = {"holder": holder, "until": now() + ttl_s}
-            taken = _insert(connection, locks).values(name=name, **values)
+            taken = insert(connection, locks).values(name=name, **values)
             free = sa.or_(locks.c.until < now(), locks.c.holder == holder)
             taken = taken.on_conflict_do_update(index_elements=["name"], set_=values, where=free)
             return connection.execute(taken.returning(locks.c.name)).one_or_none() is not None
@@ -328,8 +325,3 @@ class Store:
     def _number(self, run_id: str) -> int:
         with self._database.reading() as connection:
             return looking.run_number(connection, run_id)
-
-
-def _insert(connection: sa.Connection, table: sa.Table) -> _Upsert:
-    """An insert that can update instead: the same words, but each dialect's own."""
-    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)

@@ -213,19 +213,21 @@ def _cell_rows(matrix: Matrix, number: int) -> Iterator[dict[str, Any]]:
 
 
 def _job_rows(matrix: Matrix, number: int, run_id: str, again: bool) -> Iterator[dict[str, Any]]:
+    """A row for each job, made when it is asked for: what is kept in memory grows with the cells only."""
     own, controls = matrix.cells(), matrix.controls()
-    place = {cell: ordinal for ordinal, cell in enumerate([*own, *controls])}
-    for ordinal, spec in enumerate(matrix.plan()):
+    cells = [*own, *controls]
+    keys = [cell.job_keys() for cell in cells]
+    for ordinal, (place, repeat) in enumerate(matrix.order()):
         yield {
             "job_id": records.job_id(run_id, ordinal),
             "run_number": number,
             "ordinal": ordinal,
-            "cell_ordinal": place[spec.cell],
-            "repeat": spec.repeat,
-            "key": spec.key,
-            "queue": spec.queue,
-            "threads": spec.threads,
+            "cell_ordinal": place,
+            "repeat": repeat,
+            "key": keys[place](repeat),
+            "queue": cells[place].queue,
+            "threads": cells[place].threads,
             # a control says how the host is now
-            "adoptable": not again and place[spec.cell] < len(own),
+            "adoptable": not again and place < len(own),
             "state": State.QUEUED,
         }

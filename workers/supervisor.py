@@ -112,7 +112,6 @@ class Supervisor:
             return f"skipped: quarantined: {problem}"
         with self._device() as held:
             device_from, began = time.time(), time.monotonic()
-            self._store.adopt(self._worker.id)
             claim = self._store.claim(self._worker.id, job_id)
             self._figures.claimed(time.monotonic() - began, claim is not None)
             if claim is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -79,7 +79,7 @@ def _write_logs(collated: Collated, folder: Path) -> None:
 # ---- logs
 
 
-def _logs(rows: tuple[Row, ...]) -> dict[str, list[Row]]:
+def _logs(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """The rows of each log, by its folder. Where rows are of several environment classes, each has its own log."""
     classes: dict[str, set[str]] = defaultdict(set)
     for row in rows:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from farm import queue
 from farm.errors import BadInput, Unreachable
@@ -183,6 +184,21 @@ def test_every_message_has_a_task_id_that_shows_its_job(server: RedisServer) -> 
 def sent(events: list[dict[str, Any]]) -> set[str]:
     """Ids of the tasks that were sent: workers of other tests may still say goodbye."""
     return {event["uuid"] for event in list(events) if event["type"] == "task-sent"}
+
+
+def test_many_messages_are_sent_in_few_turns(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[int] = []
+    execute = redis.client.Pipeline.execute
+
+    def counting(pipeline: redis.client.Pipeline, *arguments: Any) -> Any:
+        turns.append(len(pipeline.command_stack))
+        return execute(pipeline, *arguments)
+
+    monkeypatch.setattr(redis.client.Pipeline, "execute", counting)
+    jobs = [f"run.{number:06d}" for number in range(45)]
+    assert queue.publish(server.url, {"in-turns": jobs}) == 45
+    assert turns[1:] == [20, 20, 20, 20, 10]  # the first asks how long the queue is
+    assert queue.waiting_jobs(server.url, "in-turns") == set(jobs)
 
 
 def test_published_messages_wait_in_the_queues_named(server: RedisServer) -> None:

@@ -214,7 +214,6 @@ def test_again_makes_a_new_run_that_adopts_nothing(store: Store) -> None:
     second = store.submit(factories.matrix(), again=True)
     assert second.created
     assert second.run_id != first.run_id
-    assert store.adopt("cpu@alpha") == 0
     assert factories.measure_all(store, "cpu@alpha") == 1
 
 
@@ -278,7 +277,7 @@ def test_a_name_that_is_taken_cannot_be_measured_again_and_a_new_one_can(store: 
     assert len(store.runs()) == 1
     factories.measure_all(store, "cpu@alpha")
     assert store.submit(factories.matrix(), name="weekly", again=True).created
-    assert store.adopt("cpu@alpha") == 0
+    assert factories.measure_all(store, "cpu@alpha") == 1
 
 
 def test_a_named_run_is_taken_up_however_it_ended_and_of_whatever_class(store: Store) -> None:
@@ -295,7 +294,8 @@ def test_an_equal_matrix_under_another_name_is_a_run_of_its_own_that_measures_no
     mine = frozenset({factories.environment().key})
     second = store.submit(factories.matrix(), name="weekly", environments=mine)
     assert (second.created, second.done_already) == (True, 1)
-    assert store.adopt("cpu@alpha") == 1
+    assert store.claim("cpu@alpha") is None
+    assert store.run(second.run_id).states == {State.DONE: 1}
     assert store.submit(factories.matrix(), environments=mine).run_id in (first, second.run_id)
 
 
@@ -343,14 +343,71 @@ def test_a_job_whose_key_has_a_result_in_this_class_is_done_without_an_attempt(s
     store.submit(factories.matrix(batch_sizes=(1, 8)))
     factories.measure_all(store, "cpu@alpha")
     second = store.submit(factories.matrix(batch_sizes=(8, 32)))
-    assert store.adopt("cpu@alpha") == 1
-    adopted, queued = store.results(second.run_id)
+    assert factories.measure_all(store, "cpu@alpha") == 1
+    adopted, measured_now = store.results(second.run_id)
     assert (adopted.state, adopted.outcome, adopted.attempts) == (State.DONE, Outcome.OK, 0)
     assert adopted.measurement is not None
     assert adopted.measured_by is not None
     assert not adopted.measured_by.startswith(second.run_id)
-    assert queued.state is State.QUEUED
-    assert len(attempt_outcomes(store)) == 2
+    assert (measured_now.attempts, measured_now.measured_by) == (1, measured_now.job_id)
+
+
+def test_a_job_named_whose_result_is_there_is_passed_over(store: Store) -> None:
+    store.submit(factories.matrix(batch_sizes=(1,)))
+    factories.measure_all(store, "cpu@alpha")
+    run = store.submit(factories.matrix(batch_sizes=(1, 8), repeats=1)).run_id
+    known, other = (result.job_id for result in store.results(run))
+    assert claimed(store, job_id=known).job_id == other
+    assert [result.state for result in store.results(run)] == [State.DONE, State.RUNNING]
+
+
+def test_one_claim_passes_over_however_many_have_their_result_already(store: Store) -> None:
+    many = 30
+    store.submit(factories.matrix(batch_sizes=tuple(range(1, many + 1))))
+    while (claim := store.claim("cpu@alpha")) is not None:
+        store.finish(claim, MISSING_PYTHON_PACKAGE)
+    run = store.submit(factories.matrix(batch_sizes=tuple(range(1, many + 2)))).run_id
+    assert claimed(store).spec.batch_size == many + 1
+    assert store.claim("cpu@alpha") is None
+    states = Counter((result.state, result.attempts) for result in store.results(run))
+    assert states == {(State.DONE, 0): many, (State.RUNNING, 1): 1}
+
+
+def test_processes_that_claim_at_once_adopt_every_result_once(url: str) -> None:
+    with closing(open_store(url)) as store:
+        store.register(factories.worker())
+        store.submit(factories.matrix(batch_sizes=tuple(range(1, 41))))
+        while (claim := store.claim("cpu@alpha")) is not None:
+            store.finish(claim, MISSING_PYTHON_PACKAGE)
+        run = store.submit(factories.matrix(batch_sizes=tuple(range(1, 42)))).run_id
+
+    def work(number: int) -> int:
+        with closing(open_store(url)) as store:
+            store.register(factories.worker(f"cpu@{number}"))
+            done = 0
+            while (claim := store.claim(f"cpu@{number}")) is not None:
+                done += store.finish(claim, MISSING_PYTHON_PACKAGE)
+            return done
+
+    assert sum(in_processes(4, work)) == 1
+    with closing(open_store(url)) as store:
+        assert Counter(result.attempts for result in store.results(run)) == {0: 40, 1: 1}
+        assert store.run(run).states == {State.DONE: 41}
+        assert len(rows(store, sa.select(schema.results))) == 81
+
+
+def test_a_job_whose_worker_vanished_adopts_what_another_run_measured_meanwhile(
+    store: Store, hasty: Store
+) -> None:
+    run = store.submit(factories.matrix()).run_id
+    lost = claimed(hasty)
+    store.submit(factories.matrix(), again=True)
+    assert store.finish(claimed(store, job_id=f"{store.run('latest').run_id}.000000"), MISSING_PYTHON_PACKAGE)
+    assert store.claim("cpu@alpha") is None
+    [adopted] = store.results(run)
+    assert (adopted.state, adopted.outcome, adopted.attempts) == (State.DONE, Outcome.UNSUPPORTED, 1)
+    assert sorted(map(str, attempt_outcomes(store))) == ["lost", "unsupported"]
+    assert not store.finish(lost, factories.ok(lost))
 
 
 def test_a_result_of_another_class_is_not_adopted(store: Store) -> None:
@@ -358,7 +415,7 @@ def test_a_result_of_another_class_is_not_adopted(store: Store) -> None:
     factories.measure_all(store, "cpu@alpha")
     store.register(factories.worker("cpu@beta", environment=OTHER))
     store.submit(factories.matrix(batch_sizes=(1, 8)))
-    assert store.adopt("cpu@beta") == 0
+    assert factories.measure_all(store, "cpu@beta") == 2
 
 
 def test_a_result_is_not_adopted_into_a_cell_that_a_living_worker_of_another_class_began(store: Store) -> None:
@@ -368,9 +425,10 @@ def test_a_result_is_not_adopted_into_a_cell_that_a_living_worker_of_another_cla
     store.submit(factories.matrix(repeats=2))
     begun = claimed(store, "cpu@beta")
     store.finish(begun, Ending(outcome=Outcome.CRASHED))
-    assert store.adopt("cpu@alpha") == 0
+    assert store.claim("cpu@alpha") is None
     store.deregister("cpu@beta")
-    assert store.adopt("cpu@alpha") == 1
+    assert factories.measure_all(store, "cpu@alpha") == 1
+    assert store.run("latest").states == {State.DONE: 2}
 
 
 # ---- claiming
@@ -546,7 +604,7 @@ def test_two_classes_that_claim_repeats_of_one_cell_at_once_do_not_both_get_it()
         store.register(factories.worker("cpu@beta", environment=OTHER))
         store.submit(factories.matrix(repeats=2))
         with store._database.writing() as connection:
-            assert claiming.claim(connection, "cpu@alpha", None, 30.0) is not None
+            assert claiming.claim(connection, "cpu@alpha", None, 30.0)[0] is not None
             other = pool.submit(store.claim, "cpu@beta")
             wait_for_a_blocked_transaction(store)
         assert other.result(timeout=30) is None
@@ -602,9 +660,8 @@ def test_a_profile_is_adopted_with_its_result(store: Store) -> None:
     claim = claimed(store)
     assert store.finish(claim, factories.ok(claim, profile=factories.profile()))
     store.submit(factories.matrix(batch_sizes=(1, 2)))
-    assert store.adopt("cpu@alpha") == 1
-    [adopted] = [result for result in store.results("latest") if result.measurement]
-    assert adopted.job_id != adopted.measured_by
+    factories.measure_all(store, "cpu@alpha")
+    [adopted] = [result for result in store.results("latest") if result.measured_by != result.job_id]
     assert store.trace(adopted.job_id) == factories.profile().trace
 
 
@@ -856,11 +913,12 @@ def test_a_control_is_measured_anew_in_every_run_and_never_twice_in_one(store: S
     mine = frozenset({factories.environment().key})
     again = store.submit(factories.matrix(protocol=protocol, repeats=7), environments=mine)
     assert (again.jobs, again.done_already) == (7, 6)
-    assert store.adopt("cpu@alpha") == 6
     control = claimed(store)
     assert is_control(control)
     assert store.finish(control, replace(factories.ok(control), remeasure=True))
     assert store.run(again.run_id).control_states[State.DONE] == 1
+    # two controls more, and the job that no run has had before
+    assert factories.measure_all(store, "cpu@alpha") == 3
 
 
 def test_a_run_with_controls_that_is_cancelled_is_brought_back_whole(store: Store) -> None:
@@ -1067,7 +1125,6 @@ def test_measurements_of_a_verdict_or_a_worse_one_are_made_again(store: Store, l
     assert store.run(run).states == {State.QUEUED: taken, State.DONE: 4 - taken}
     # the result stays where it was
     assert len(rows(store, sa.select(schema.results))) == 4
-    assert store.adopt("cpu@alpha") == 0
     assert factories.measure_all(store, "cpu@alpha") == taken
     assert store.progress(run).remeasured == taken
     kept = [result.measurement for result in store.results(run) if result.measurement]
@@ -1136,8 +1193,7 @@ def test_what_was_adopted_counts_beside_what_is_measured_after_a_retry(
     claim = claimed(store)
     assert store.finish(claim, factories.ok(claim, contention=factories.contention(BUSY)))
     run = store.submit(factories.matrix(batch_sizes=(1, 2))).run_id
-    assert store.adopt("cpu@alpha") == 1
-    factories.measure_all(store, "cpu@alpha")
+    assert factories.measure_all(store, "cpu@alpha") == 1
     assert store.retry(run, remeasure=Level.SUSPECT) == Retried(failed=0, measured=1)
     again = claimed(store)
     if again_s is None:

@@ -455,9 +455,6 @@ class Spy:
         self.before_renewal: Any = lambda: None
         self.claims_refused = self.renewals_refused = self.finishes_refused = 0
 
-    def adopt(self, worker_id: str) -> int:
-        return self._store.adopt(worker_id)
-
     def quarantined(self, worker_id: str) -> str | None:
         return self._store.quarantined(worker_id)
 

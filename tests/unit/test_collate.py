@@ -382,7 +382,8 @@ def test_adopted_results_are_shown_as_such_and_their_build_is_not_charged_again(
     factories.submitted(store, batch_sizes=(1,))
     measure(store, build_s=33.0, build_spent_s=33.0)
     run = factories.submitted(store, batch_sizes=(1, 8))
-    assert store.adopt("cpu@alpha") == 1
+    known = next(result.job_id for result in store.results(run) if result.spec.batch_size == 1)
+    assert store.claim("cpu@alpha", known) is not None
     adopted, pending = table(store, run, tmp_path)
     assert (adopted["repeats_adopted"], adopted["attempts"]) == ("1", "0")
     assert (adopted["build_time_s"], adopted["build_spent_s"]) == ("33", "0")
@@ -441,7 +442,7 @@ def test_a_folder_that_cannot_be_written_is_bad_input(store: Store, tmp_path: Pa
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match="--output-dir"):
         export(collate(store, factories.submitted(store)), tmp_path / "file" / "results")
-    with pytest.raises(BadInput, match="Possible: csv, detailed, profiles, tensorboard"):
+    with pytest.raises(BadInput, match="Possible: csv, detailed, jobs, profiles, tensorboard"):
         export(collate(store, "latest"), tmp_path, "xlsx")
 
 
@@ -489,7 +490,7 @@ def test_the_command_writes_every_format_it_is_asked_for_once(store: Store, comm
     ("arguments", "hint"),
     [
         (["--format", "csv,tensorbord"], "Did you mean 'tensorboard'?"),
-        (["--format", ""], "Possible: csv, detailed, profiles, tensorboard"),
+        (["--format", ""], "Possible: csv, detailed, jobs, profiles, tensorboard"),
         (["latest", "--watch"], "exclude each other"),
         (["--metrics-port", "9108"], "--metrics-port belongs to --watch"),
         (["--every", "1"], "--every belongs to --watch"),

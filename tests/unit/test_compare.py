@@ -230,7 +230,7 @@ def test_invalid_rows_are_left_out_with_their_reason_and_suspect_ones_are_compar
 def test_measurements_that_b_took_over_from_a_are_no_comparison(store: Store) -> None:
     a = measured(store, {"channels_last": 0.5})
     run = store.submit(factories.matrix(optimizations=("channels_last", "compile"), repeats=10)).run_id
-    assert store.adopt("cpu@alpha") == 10
+    assert factories.measure_all(store, "cpu@alpha") == 10
     report = compare(a, collate(store, run))
     assert "--again" in recipe(report, "channels_last").reason
     assert recipe(report, "compile").reason == "A has no such cell"
@@ -243,7 +243,7 @@ def test_a_cell_that_is_missing_or_unfinished_in_b_is_shown_and_one_that_failed_
     a = measured(store, {"channels_last": 0.5, "compile": 0.5, "torchscript": 0.5, "onnxruntime": 0.5})
     shared = {"repeats": 1, "seed": 3}
     run = store.submit(
-        factories.matrix(optimizations=("channels_last", "compile", "torchscript"), **shared)
+        factories.matrix(optimizations=("channels_last", "compile", "torchscript"), **shared), again=True
     ).run_id
     for outcome in (Outcome.OUT_OF_MEMORY, Outcome.UNSUPPORTED):
         claim = store.claim("cpu@alpha")

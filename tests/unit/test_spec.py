@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.errors import BadInput
-from farm.spec import PRESETS, JobSpec, Matrix, Protocol, changed, completed, job, preset, stored, validated
+from farm.spec import PRESETS, Cell, JobSpec, Matrix, Protocol, changed, completed, job, preset, stored, validated
 
 RECIPES = ["baseline", "channels_last", "amp", "torchscript", "compile", "onnxruntime"]
 
@@ -267,3 +267,36 @@ def test_a_protocol_that_an_older_farm_wrote_down_is_read_as_what_it_did() -> No
 
 def test_every_field_of_a_protocol_says_what_was_before_it() -> None:
     assert set(completed({"protocol": FIRST})["protocol"]) == set(Protocol.model_fields)
+
+
+def many_kinds() -> Matrix:
+    return matrix(
+        models=["densenet121", "resnet18"],
+        devices=["cpu", "cuda.h200"],
+        optimizations=["baseline", "pruning(0.3)+compile"],
+        threads=2,
+        weights="pretrained",
+        repeats=3,
+        protocol=UNPAIRED,
+    )
+
+
+def test_cells_are_what_checking_their_values_again_would_make() -> None:
+    for cell in (*many_kinds().cells(), *many_kinds().controls()):
+        assert Cell.model_validate_json(cell.model_dump_json()) == cell
+        assert JobSpec.model_validate_json(cell.repeated(4).model_dump_json()) == cell.repeated(4)
+
+
+def test_keys_of_jobs_can_be_had_without_the_jobs() -> None:
+    for cell in (*many_kinds().cells(), *matrix(dataset='image_folder:a"repeat":0b').cells()):
+        key = cell.job_keys()
+        assert [key(n) for n in (0, 1, 12, 999)] == [cell.repeated(n).key for n in (0, 1, 12, 999)]
+        assert key(3) == JobSpec.model_validate({**cell.model_dump(), "repeat": 3}).key
+
+
+def test_the_order_of_very_many_jobs_begins_without_the_end() -> None:
+    order = matrix(batch_sizes=tuple(range(1, 1001)), optimizations=("baseline",), repeats=1000).order()
+    assert next(order) == (1000, 1)  # the control
+    place, repeat = next(order)
+    assert repeat == 0
+    assert 0 <= place < 1000
