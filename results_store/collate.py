@@ -21,7 +21,7 @@ from farm import drift, plugins, statistics
 from farm.errors import BadInput
 from farm.measurement import Environment, Measurement, Outcome, Profile
 from farm.recipe import BASELINE
-from farm.spec import Cell
+from farm.spec import Cell, Protocol
 from farm.verdict import Level, Reason, Verdict, judge, worst
 from results_store import exporters
 from results_store.records import run_id_of
@@ -240,7 +240,7 @@ def collate(store: Store, run_id: str) -> Collated:
         raise BadInput(f"The run {run_id!r} is written nowhere: its id in the store was changed.")
     cells = groupby(store.results(run_id), key=lambda result: result.cell_ordinal)
     judged_by = _judge_of_run(store, run_id)
-    rows = [row for _, results in cells for row in _rows(list(results), judged_by)]
+    rows = list(_shared(row for _, results in cells for row in _rows(list(results), judged_by)))
     return Collated(
         run_id=run_id,
         rows=tuple(_with_answers(_with_speedups(_with_batches_compared(rows)))),
@@ -280,6 +280,20 @@ def export(collated: Collated, folder: Path, name: str = "csv") -> Path:
 
 def _measured(store: Store, run_id: str) -> Iterator[JobResult]:
     return (result for result in store.results(run_id) if result.measurement is not None)
+
+
+def _shared(rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows, of which equal environments and protocols are one object: they are large, and of few kinds."""
+    environments: dict[str, Environment] = {}
+    protocols: dict[Protocol, Protocol] = {}
+    for row in rows:
+        protocol = protocols.setdefault(row.cell.protocol, row.cell.protocol)
+        shared = replace(row, cell=row.cell.model_copy(update={"protocol": protocol}))
+        if row.figures is not None:
+            where = row.figures.environment
+            where = environments.setdefault(where.canonical(), where)
+            shared = replace(shared, figures=replace(row.figures, environment=where))
+        yield shared
 
 
 def _judge_of_run(store: Store, run_id: str) -> _Judge:

@@ -252,6 +252,8 @@ class _Seen:
     """A row whose figures can be trusted, as the question sees it."""
 
     row: Row
+    #: The same number for rows whose live controls ran the same.
+    group: int
     #: By the flag of the metric: its figures, those of time at the mean speed of its control.
     values: Mapping[str, float | None]
     #: What it does not keep.
@@ -313,10 +315,12 @@ def _known_of_any(axes: list[Metric], chosen: list[_Seen]) -> list[Metric]:
 
 
 def _seen(rows: list[Row], every: Sequence[Constraint], axes: Iterable[Metric]) -> list[_Seen]:
-    columns = {axis.flag: _estimates(rows, axis) for axis in axes}
+    groups = _groups(rows)
+    columns = {axis.flag: _estimates(rows, groups, axis) for axis in axes}
     return [
         _Seen(
             row=row,
+            group=groups[n],
             values={flag: column[n] for flag, column in columns.items()},
             failed=tuple(check for constraint in every if not (check := constraint.check(row)).is_kept),
         )
@@ -328,24 +332,20 @@ def _seen(rows: list[Row], every: Sequence[Constraint], axes: Iterable[Metric]) 
 _TIMED = {found.metric.flag for found in (THROUGHPUT, LATENCY)}
 
 
-def _estimates(rows: Sequence[Row], metric: Metric) -> list[float | None]:
+def _estimates(rows: Sequence[Row], groups: Sequence[int], metric: Metric) -> list[float | None]:
     """The figure of each row; of time, as if all live controls that ran the same had been equally fast."""
     values = [metric.reading(row).value for row in rows]
     if metric.flag not in _TIMED:
         return values
-    controls: dict[Any, list[float]] = defaultdict(list)
-    for row, value in zip(rows, values, strict=True):
+    controls: dict[int, list[float]] = defaultdict(list)
+    for row, group, value in zip(rows, groups, values, strict=True):
         if value and (gain := _gain(row)) is not None:
-            controls[_group(row)].append(math.log(value) - metric.better * gain)
+            controls[group].append(math.log(value) - metric.better * gain)
     means = {group: sum(logs) / len(logs) for group, logs in controls.items()}
-    return [_levelled(row, value, metric, means) for row, value in zip(rows, values, strict=True)]
-
-
-def _levelled(row: Row, value: float | None, metric: Metric, means: Mapping[Any, float]) -> float | None:
-    gain = _gain(row)
-    if not value or gain is None:
-        return value
-    return math.exp(means[_group(row)] + metric.better * gain)
+    return [
+        value if not value or (gain := _gain(row)) is None else math.exp(means[group] + metric.better * gain)
+        for row, group, value in zip(rows, groups, values, strict=True)
+    ]
 
 
 def _gain(row: Row) -> float | None:
@@ -354,9 +354,13 @@ def _gain(row: Row) -> float | None:
     return None if found is None else math.log(found.value)
 
 
-def _group(row: Row) -> Any:
-    """What rows have in common whose live controls ran the same: all but the recipe, and that of the control."""
-    return row.cell.model_copy(update={"recipe": None}), row.figures.control if row.figures else None
+def _groups(rows: Sequence[Row]) -> list[int]:
+    """The same number for rows whose live controls ran the same: all is equal but the recipe, and that of the control."""
+    numbers: dict[Any, int] = {}
+    places = (
+        (row.cell.model_copy(update={"recipe": None}), row.figures.control if row.figures else None) for row in rows
+    )
+    return [numbers.setdefault(place, len(numbers)) for place in places]
 
 
 # ---- beside the winner
@@ -367,7 +371,7 @@ def _candidates(ranked: list[_Seen], objective: Objective, bias: float) -> tuple
     if not ranked:
         return ()
     winner, *others = ranked
-    compared = [_compared(winner.row, other.row, objective) for other in others]
+    compared = [_compared(winner, other, objective) for other in others]
     told = sum(_is_enough(ours, theirs) for _, ours, theirs in compared)
     return (
         Candidate(row=winner.row, estimate=_estimate(winner, objective), standing=Standing.TIES),
@@ -398,14 +402,15 @@ def _standing(ours: _Logs, theirs: _Logs, comparisons: int, bias: float) -> dict
     return {"standing": _STANDINGS[difference.answer], "difference": difference}
 
 
-def _compared(winner: Row, other: Row, objective: Objective) -> tuple[str, _Logs, _Logs]:
+def _compared(winner: _Seen, other: _Seen, objective: Objective) -> tuple[str, _Logs, _Logs]:
     """What is compared, of the winner and of the other: more is worse."""
-    if objective.metric.flag in _TIMED and _group(winner) == _group(other):
-        ours, theirs = (tuple(-math.log(x) for x in _each(row).speedup) for row in (winner, other))
+    each = [_each(one.row) for one in (winner, other)]
+    if objective.metric.flag in _TIMED and winner.group == other.group:
+        ours, theirs = (tuple(-math.log(x) for x in found.speedup) for found in each)
         if _is_enough(ours, theirs):
             return RATIOS, ours, theirs
     worse = -objective.metric.better
-    ours, theirs = (tuple(worse * math.log(x) for x in objective.of_each(_each(row))) for row in (winner, other))
+    ours, theirs = (tuple(worse * math.log(x) for x in objective.of_each(found)) for found in each)
     return REPEATS, ours, theirs
 
 
@@ -490,7 +495,7 @@ def _notes(rows: list[Row], candidates: tuple[Candidate, ...], question: Questio
             "Measure with --protocol standard."
         )
     if any(found.standing is Standing.BETTER for found in candidates):
-        yield "By its repeats another is better than the winner, though not by its live controls: measure again."
+        yield "By the mean of its repeats another is better than the winner, which has the better estimate: measure again."
 
 
 def _cost(candidates: tuple[Candidate, ...], price: float | None) -> float | None:
