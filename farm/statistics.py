@@ -188,8 +188,8 @@ def _resampled(samples: np.ndarray, q: int, draw: np.random.Generator) -> np.nda
     The k-th of n draws lies at a quantile that follows Beta(k, n + 1 - k), so it is drawn at once.
     """
     ordered = np.sort(samples)
-    below = (len(ordered) + 1) * q / 100
-    quantiles = draw.beta(below, len(ordered) + 1 - below, size=_RESAMPLES)
+    place = 1 + (len(ordered) - 1) * q / 100  # where numpy takes the percentile
+    quantiles = draw.beta(place, len(ordered) + 1 - place, size=_RESAMPLES)
     found: np.ndarray = ordered[np.minimum((quantiles * len(ordered)).astype(np.int64), len(ordered) - 1)]
     return found
 

@@ -1,4 +1,4 @@
-"""Shows a run on a terminal while it goes: queues, workers and what they measure, verdicts as they come, time left.
+"""Shows a run on a terminal while it goes: queues, workers and their jobs, verdicts as they come, time left.
 
 Everything is read from the store, once a round: whoever measures is not asked, and is not disturbed.
 """
@@ -92,7 +92,9 @@ class Seen:
     #: Attempts whose results were taken in last: no older one is read again.
     attempts: deque[str] = field(default_factory=lambda: deque(maxlen=4 * _READ_AT_ONCE))
     #: Median seconds of a batch, by cell, in the order in which they came; INVALID ones are left out.
-    medians: dict[str, deque[float]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=_BARS_SHOWN)))
+    medians: dict[str, deque[float]] = field(
+        default_factory=lambda: defaultdict(lambda: deque(maxlen=_BARS_SHOWN))
+    )
     #: The latest ones, oldest first.
     told: deque[Told] = field(default_factory=lambda: deque(maxlen=_SHOWN_VERDICTS))
 
@@ -169,7 +171,10 @@ def _workers(progress: Progress, workers: Sequence[WorkerInfo], seen: Seen) -> T
     table = Table("worker", "device", "queues", "measures", "for", "until now, ms", box=None, pad_edge=False)
     known = {worker.id: worker for worker in workers}
     busy = {worker for _, worker, _ in progress.running}
-    lines = [_busy(job, worker, known.get(worker), progress.now - since, seen) for job, worker, since in progress.running]
+    lines = [
+        _busy(job, worker, known.get(worker), progress.now - since, seen)
+        for job, worker, since in progress.running
+    ]
     lines += [_idle(worker) for worker in workers if worker.id not in busy]
     for line in lines[:_SHOWN_WORKERS]:
         table.add_row(*map(Text, line))

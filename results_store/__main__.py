@@ -42,11 +42,11 @@ _WIDE = 240
 log = logging.getLogger("results_store")
 
 app = typer.Typer(
-    help="What was measured: the CSV of a run, which cell of it to deploy, two runs compared, the runs there are, and "
-    "the database's schema."
+    help="What was measured: the CSV of a run, which cell of it to deploy, two runs compared, the runs\n"
+    "there are, and the database's schema."
     "\n\n\b\n"
     "The database is FARM_DATABASE_URL, or .farm/farm.db.\n"
-    "Exit codes: 0 done, 1 failed, 2 usage, 3 database unreachable, 4 a regression was found, or nothing is feasible.",
+    "Exit codes: 0 done, 1 failed, 2 usage, 3 database unreachable, 4 a regression, or nothing feasible.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -64,7 +64,9 @@ def collate(
     ] = None,
     format: Annotated[
         str,
-        typer.Option(metavar="NAMES", help=f"What to write, with commas: {', '.join(plugins.names(exporters.__name__))}."),
+        typer.Option(
+            metavar="NAMES", help=f"What to write, with commas: {', '.join(plugins.names(exporters.__name__))}."
+        ),
     ] = ",".join(DEFAULT),
     output_dir: Annotated[
         Path | None,
@@ -163,9 +165,9 @@ def recommend(
 ) -> None:
     """Which cell of a run to deploy on each device, what ties with it, and what each constraint keeps out.
 
-    A constraint is judged at the unfavourable end of the 95 % interval; what is not known does not keep it. Ties are
-    told by the rules of `compare`: the winner is not found to be better than them. Exits with 4 where nothing is
-    feasible on any device.
+    A constraint is judged at the unfavourable end of the 95 % interval; what is not known does not keep it. Ties
+    are told by the rule of `compare`: the winner was not found to be better than them. Exits with 4 where nothing
+    is feasible on any device.
 
     \b
     Examples:
@@ -320,10 +322,10 @@ def _show(report: Report, max_regression: float, as_json: bool) -> None:
         return
     _print(
         (
-        *compare_table.heading(report),
-        compare_table.table(report),
-        *compare_table.notes(report),
-        compare_table.sentence(report, max_regression),
+            *compare_table.heading(report),
+            compare_table.table(report),
+            *compare_table.notes(report),
+            compare_table.sentence(report, max_regression),
         )
     )
 

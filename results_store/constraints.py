@@ -1,8 +1,8 @@
 """Constraints on what is to be deployed (pure): what can be constrained, and whether a row keeps it.
 
-A row keeps a constraint where its figure does so at the unfavourable end of its 95 % interval. Where only the figure
-itself does, that is `uncertain`, and the row does not keep it. A figure without an interval is judged as it stands.
-What is not known is never taken for kept.
+A row keeps a constraint where its figure does so at the unfavourable end of its 95 % interval. Where the bound
+lies within the interval, that is `uncertain`, and the row does not keep it. A figure without an interval is judged
+as it stands. What is not known is never taken for kept.
 """
 
 from __future__ import annotations
@@ -129,9 +129,7 @@ def _energy(figures: Figures) -> Reading:
 #: Every metric, by the name of its flag in Python.
 METRICS: Mapping[str, Metric] = {
     **{
-        f"max_p{q}_ms": Metric(
-            flag=f"--max-p{q}-ms", name=f"p{q} latency", unit="ms", better=-1, read=_latency(q)
-        )
+        f"max_p{q}_ms": Metric(flag=f"--max-p{q}-ms", name=f"p{q} latency", unit="ms", better=-1, read=_latency(q))
         for q in statistics.FLOORS
     },
     "min_throughput": Metric(
@@ -160,9 +158,7 @@ METRICS: Mapping[str, Metric] = {
         better=-1,
         read=_bytes(lambda f: f.model_size_bytes, "model_size"),
     ),
-    "max_energy_j": Metric(
-        flag="--max-energy-j", name="energy per sample", unit="J", better=-1, read=_energy
-    ),
+    "max_energy_j": Metric(flag="--max-energy-j", name="energy per sample", unit="J", better=-1, read=_energy),
 }
 
 
@@ -191,7 +187,7 @@ class Constraint:
         return Judged.MISSED if self.beyond(worst_end(reading, -self.metric.better)) > 0 else Judged.UNCERTAIN
 
     def beyond(self, value: float) -> float:
-        """How far a value lies on the wrong side of the bound, in the metric's unit; 0 or less where it does not."""
+        """How far a value is on the wrong side of the bound, in the metric's unit; 0 or less where it is not."""
         return 0.0 if self.bound is None else (self.bound - value) * self.metric.better
 
 

@@ -176,10 +176,8 @@ def results_after(
     return [_job_result(row) for row in connection.execute(query)]
 
 
-def latest(
-    connection: sa.Connection, number: int, limit: int, known: Collection[str]
-) -> dict[str, JobResult]:
-    """Attempt → result of those of the run's matrix that were recorded last, oldest first, but for known attempts."""
+def latest(connection: sa.Connection, number: int, limit: int, known: Collection[str]) -> dict[str, JobResult]:
+    """Attempt → result: those of the run's matrix that were recorded last, oldest first, without known ones."""
     query = (
         sa.select(results.c.job_id, results.c.attempt_id)
         .join(jobs, jobs.c.job_id == results.c.job_id)
@@ -362,7 +360,8 @@ def _waiting(connection: sa.Connection, number: int) -> dict[str, int]:
     # literals, as in the partial index, which knows open jobs only
     queued = (is_open(jobs), jobs.c.state == State.QUEUED)
     query = sa.select(jobs.c.queue, sa.func.count()).where(jobs.c.run_number == number, *queued)
-    return {queue: count for queue, count in connection.execute(query.group_by(jobs.c.queue).order_by(jobs.c.queue))}
+    found = connection.execute(query.group_by(jobs.c.queue).order_by(jobs.c.queue))
+    return {row[0]: row[1] for row in found}
 
 
 def _quarantined(connection: sa.Connection, number: int) -> tuple[tuple[str, str], ...]:

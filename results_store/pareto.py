@@ -48,7 +48,8 @@ def _undominated(values: np.ndarray) -> np.ndarray:
     if values.shape[1] == 2:  # one pass tells: a front of very many points is usual here
         second = values[order, 1]
         best_before = np.concatenate(([-np.inf], np.maximum.accumulate(second)[:-1]))
-        return order[(second > best_before) | (np.arange(len(order)) == 0)]
+        first = np.arange(len(order)) == 0
+        return np.compress(first | (second > best_before), order)
     front: list[np.ndarray] = []
     for start in range(0, len(order), _CHUNK):
         chunk = order[start : start + _CHUNK]
@@ -59,11 +60,10 @@ def _undominated(values: np.ndarray) -> np.ndarray:
 
 
 def _dominated(points: np.ndarray, others: np.ndarray, *, same: bool = False) -> np.ndarray:
-    """Which of the points any of the others dominates: distinct ones, so at least as good in all is better in one."""
+    """Which points any of the others dominates: they are distinct, so as good in all is better in one."""
     at_least = np.ones((len(points), len(others)), dtype=bool)
     for dimension in range(points.shape[1]):
         at_least &= others[None, :, dimension] >= points[:, dimension, None]
     if same:
         np.fill_diagonal(at_least, False)
-    found: np.ndarray = at_least.any(axis=1)
-    return found
+    return np.asarray(at_least.any(axis=1))

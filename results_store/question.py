@@ -82,7 +82,9 @@ def question(
         raise unknown("objective", objective, OBJECTIVES)
     of_devices = dict(map(_price, _items(prices)))
     if objective == "cost" and not of_devices:
-        raise BadInput("--objective cost needs the price of an hour of each device, such as --price-per-hour cpu=0.10.")
+        raise BadInput(
+            "--objective cost needs the price of an hour of each device, such as --price-per-hour cpu=0.10."
+        )
     return Question(
         objective=objective,
         constraints=tuple(constraint(name, bound) for name, bound in bounds.items() if bound is not None),

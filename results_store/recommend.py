@@ -1,10 +1,10 @@
 """Which cell to deploy (pure): of those that keep every constraint, the best by one objective, on each device.
 
-What a row is ranked by is its figure at the mean speed of its control: where rows have live controls of one recipe,
-the ratios to those decide their order, which drift of the host does not reach. Whether a row differs from the winner
-is told by the rule of `results_store.compare` and never by two estimates: ratios where both have them for the same
-control, else what each repeat measured, at a level for all answers of a device together. INVALID rows are never
-chosen, SUSPECT ones where nothing VALID keeps the constraints, or where that is asked for.
+What a row is ranked by is its figure at the mean speed of its control: where rows have live controls of one
+recipe, the ratios to those decide their order, which drift of the host does not reach. Whether a row differs from
+the winner is told by the rule of `results_store.compare` and never by two estimates: ratios where both have them
+for the same control, else what each repeat measured, at a level for all answers of a device together. INVALID rows
+are never chosen, SUSPECT ones where nothing VALID keeps the constraints, or where that is asked for.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeAlias
@@ -355,10 +355,11 @@ def _gain(row: Row) -> float | None:
 
 
 def _groups(rows: Sequence[Row]) -> list[int]:
-    """The same number for rows whose live controls ran the same: all is equal but the recipe, and that of the control."""
+    """The same number for rows whose live controls ran the same: they differ in the recipe alone."""
     numbers: dict[Any, int] = {}
     places = (
-        (row.cell.model_copy(update={"recipe": None}), row.figures.control if row.figures else None) for row in rows
+        (row.cell.model_copy(update={"recipe": None}), row.figures.control if row.figures else None)
+        for row in rows
     )
     return [numbers.setdefault(place, len(numbers)) for place in places]
 
@@ -441,7 +442,8 @@ def _exclusions(
         if constraint.bound is None and not out:
             continue  # that the objective is known needs no word where it is
         alone = [one for one in seen if len(one.failed) == 1 and one.failed[0].constraint is constraint]
-        better = [one for one in alone if winner is None or _beats(one, winner, metric, question)]
+        known = [one for one in alone if one.values[metric.flag] is not None]
+        better = [one for one in known if winner is None or _beats(one, winner, metric, question)]
         kept = len(seen) - len(out)
         yield Exclusion(
             constraint=constraint,
@@ -465,7 +467,7 @@ def _by_least(checks: Iterable[Check]) -> Check | None:
 
 
 def _nearest(seen: list[_Seen]) -> tuple[Check, ...]:
-    """What keeps out the row that comes nearest: the fewest unknowns, then misses, then the least share of bounds."""
+    """What keeps out the row that comes nearest: fewest unknowns, then misses, then least shares of bounds."""
 
     def distance(one: _Seen) -> tuple[int, int, float]:
         missed = [check.missed_share for check in one.failed if check.miss is not None]
@@ -489,13 +491,14 @@ def _notes(rows: list[Row], candidates: tuple[Candidate, ...], question: Questio
         reasons = "; ".join(map(str, winner.verdict.reasons))
         yield f"The winner is SUSPECT, chosen {why}: {' '.join(reasons.split())}."
     if winner.repeats_measured < MIN_REPEATS:
+        repeats = "1 repeat" if winner.repeats_measured == 1 else f"{winner.repeats_measured} repeats"
         yield (
-            f"The winner has {winner.repeats_measured} repeat{'s' * (winner.repeats_measured != 1)}: its intervals "
-            "do not say what varies between processes, and no difference from others is claimed. "
+            f"The winner has {repeats}: its intervals do not say what varies between processes, and no difference "
+            "from others is claimed. "
             "Measure with --protocol standard."
         )
     if any(found.standing is Standing.BETTER for found in candidates):
-        yield "By the mean of its repeats another is better than the winner, which has the better estimate: measure again."
+        yield "Another is better by its repeats than the winner, which has the better estimate: measure again."
 
 
 def _cost(candidates: tuple[Candidate, ...], price: float | None) -> float | None:
@@ -515,7 +518,9 @@ def _protocol(protocol: Protocol) -> list[str]:
     name = name if name in PRESETS else "standard"
     fields = protocol.model_dump()
     changed = [(field, value) for field, value in preset.model_dump().items() if fields[field] != value]
-    settings = [word for field, _ in changed if field != "name" for word in ("--set", _setting(field, fields[field]))]
+    settings = [
+        word for field, _ in changed if field != "name" for word in ("--set", _setting(field, fields[field]))
+    ]
     return ["--protocol", name, *settings]
 
 

@@ -47,7 +47,9 @@ def sentence(advice: Advice, question: Question) -> str:
     figures = [_figure(axis, axis.reading(winner.row)) for axis in advice.axes]
     level = winner.row.verdict.level if winner.row.verdict else ""
     cost = "" if advice.cost is None else f"; {advice.cost:.4g} per million samples"
-    return f"{_place(advice)}: deploy {label(winner.row)} ({level}): {', '.join(figures)}{_lost(winner.row)}{cost}."
+    return (
+        f"{_place(advice)}: deploy {label(winner.row)} ({level}): {', '.join(figures)}{_lost(winner.row)}{cost}."
+    )
 
 
 def as_json(run: str, found: Recommendation) -> dict[str, Any]:
@@ -74,7 +76,12 @@ def label(row: Row) -> str:
 
 
 def _asked(question: Question) -> str:
-    best = {"throughput": "most throughput", "latency": "least latency", "energy": "least energy", "cost": "least cost"}
+    best = {
+        "throughput": "most throughput",
+        "latency": "least latency",
+        "energy": "least energy",
+        "cost": "least cost",
+    }
     asked = [str(one) for one in question.constraints]
     if not asked:
         return f"{best[question.objective]}, without constraints"
@@ -97,7 +104,7 @@ def _advice(advice: Advice, question: Question) -> Iterator[_Line]:
 
 def _counts(advice: Advice) -> Iterator[str]:
     parts = [
-        f"{advice.cells} cells",
+        _many(advice.cells, "cell"),
         *([f"{len(advice.unmeasured)} not measured"] if advice.unmeasured else []),
         *([f"{len(advice.invalid)} INVALID"] if advice.invalid else []),
         f"{advice.feasible} keep every constraint",
@@ -124,7 +131,7 @@ def _ties(advice: Advice, question: Question) -> Iterator[str]:
         *([f"{counted[Standing.UNKNOWN]} cannot be told from it"] if counted[Standing.UNKNOWN] else []),
     ]
     takes = OBJECTIVES[question.objective].takes
-    yield f"Of {others} other candidates by {takes}{f', {level}' if level else ''}: {'; '.join(parts)}."
+    yield f"Of {_many(others, 'other candidate')} by {takes}{f', {level}' if level else ''}: {'; '.join(parts)}."
     reasons = dict.fromkeys(found.reason for found in advice.ties if found.reason)
     if reasons:
         yield f"Cannot be told: {next(iter(reasons))}."
@@ -183,11 +190,14 @@ def _beside(candidate: Candidate) -> str:
 
 def _kept_out(advice: Advice) -> Iterator[str]:
     for exclusion in advice.exclusions:
-        yield from _exclusion(exclusion, advice)
+        if exclusion.kept or exclusion.checks:
+            yield from _exclusion(exclusion, advice)
     if advice.nearest and not any(exclusion.kept == 0 for exclusion in advice.exclusions):
         yield "Each constraint is kept by some cell, but no cell keeps all of them."
     yield from _listed("INVALID, never recommended", advice.invalid, _verdict)
-    yield from _listed("not measured", advice.unmeasured, lambda row: f"{row.outcome} {row.reason}")
+    yield from _listed(
+        "not measured", advice.unmeasured, lambda row: f"{row.outcome}: {row.reason}".removesuffix(": ")
+    )
     yield from _listed("SUSPECT and passed over", advice.passed_over, _verdict)
 
 
@@ -201,8 +211,11 @@ def _exclusion(exclusion: Exclusion, advice: Advice) -> Iterator[str]:
         return
     counted = Counter(check.judged for check in out)
     how = ", ".join(f"{counted[judged]} {judged}" for judged in Judged if counted[judged])
-    trusted = advice.cells - len(advice.unmeasured) - len(advice.invalid)
-    yield f"{exclusion.constraint} keeps out {len(out)} of {trusted} ({how}), {exclusion.alone} of them alone:"
+    of_them = f"{len(out)} of {len(out) + exclusion.kept}"
+    if exclusion.constraint.bound is None:
+        yield f"{exclusion.constraint.metric.name} is not known of {of_them}:"
+    else:
+        yield f"{exclusion.constraint} keeps out {of_them} ({how}), {exclusion.alone} of them alone:"
     if exclusion.instead is not None:
         objective = advice.axes[0] if advice.axes else METRICS["min_throughput"]
         reading = _figure(objective, objective.reading(exclusion.instead))
@@ -240,7 +253,8 @@ def _why_nothing(advice: Advice) -> str:
         if exclusion.kept == 0 and exclusion.checks:
             near = exclusion.nearest
             said = f"nearest is {label(near.row)}: {_check(near)}" if near else _check(exclusion.checks[0])
-            parts.append(f"{exclusion.constraint} leaves nothing; {said}.")
+            lead = "" if exclusion.constraint.bound is None else f"{exclusion.constraint} leaves nothing; "
+            parts.append(f"{lead}{said}.")
     if not parts and advice.nearest:
         told = "; ".join(map(_check, advice.nearest))
         parts.append(f"No cell keeps all constraints; nearest is {label(advice.nearest[0].row)}: {told}.")
@@ -278,11 +292,15 @@ def _interval(reading: Reading) -> str:
 def _lost(row: Row) -> str:
     """How the accuracy compares with that of the fp32 model, where both are known."""
     lost = METRICS["max_top1_drop"].reading(row).value
-    return "" if lost is None else f", top-1 {-lost:+.4g} against fp32"
+    return "" if lost is None else f", top-1 {-lost:+.4g} against fp32" if lost else ", top-1 that of fp32"
 
 
 def _place(advice: Advice) -> str:
     return f"{advice.device} ({advice.device_model})" if advice.device_model else advice.device
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _line(text: str) -> str:
@@ -318,7 +336,9 @@ def _advice_json(advice: Advice, question: Question) -> dict[str, Any]:
         "nearest": [_check_json(check) for check in advice.nearest],
         "invalid": [{**_cell(row), "why": _line(_verdict(row))} for row in advice.invalid],
         "passed_over": [{**_cell(row), "why": _line(_verdict(row))} for row in advice.passed_over],
-        "unmeasured": [{**_cell(row), "outcome": row.outcome, "why": _line(row.reason)} for row in advice.unmeasured],
+        "unmeasured": [
+            {**_cell(row), "outcome": row.outcome, "why": _line(row.reason)} for row in advice.unmeasured
+        ],
     }
 
 

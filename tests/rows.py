@@ -1,4 +1,4 @@
-"""Makes collated rows for tests without a store: each with defaults, each figure settable in the unit of its name."""
+"""Makes collated rows for tests without a store: each with defaults, figures settable in their names' units."""
 
 from __future__ import annotations
 

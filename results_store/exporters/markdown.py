@@ -1,6 +1,7 @@
 """`benchmark_results.md`: a table for a README or an issue, with the reasons of what is doubted beneath it.
 
-Figures stand with their 95 % intervals. Those of INVALID rows are struck through: they are shown, and count nowhere.
+Figures stand with their 95 % intervals. Those of INVALID rows are struck through: they are shown, and count
+nowhere.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ def _number(
 def _doubts(row: Row) -> Iterator[str]:
     reasons = [*map(str, row.verdict.reasons if row.verdict else ()), *([row.reason] if row.reason else [])]
     if reasons:
-        yield f"- {_text(row.cell.variant)} batch {row.cell.batch_size} {row.cell.device}: {_text('; '.join(reasons))}"
+        which = f"{row.cell.variant} batch {row.cell.batch_size} {row.cell.device}"
+        yield f"- {_text(which)}: {_text('; '.join(reasons))}"
 
 
 def _text(text: str) -> str:

@@ -1,7 +1,7 @@
 """`models/model_info.json`: what each model was made into, as far as what was measured knows it.
 
-By model and recipe: parameters, multiply-accumulates, origin of the weights, and for each cell the input's shape, the
-size of its files, how long they took to build and what the build told (opset, nodes of the graph, calibration, …).
+By model and recipe: parameters, multiply-accumulates, origin of the weights, and for each cell the input's shape,
+the size of its files, how long they took to build and what the build told (opset, nodes of the graph, …).
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """`benchmark_samples.csv`: every raw sample, tidy: a row for each timed call of each measurement.
 
-`figure` says which clock the call belongs to: `device`, `end_to_end`, or `control`, the baseline alive beside the cell.
-Calls are counted from 0 in the order in which they were made; where a control lives, `round` is the pair of windows
-that the call was in, so that a round's ratio can be made again. Rows of one cell are in memory at a time.
+`figure` says what the call is of: `device`, `end_to_end`, or `control`, the baseline alive beside the cell. Calls
+are counted from 0 in the order in which they were made; where a control lives, `round` is the pair of windows that
+the call was in, so that a round's ratio can be made again. Few measurements are in memory at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, repeat
 from pathlib import Path
 from typing import TypeAlias
@@ -42,7 +42,7 @@ _Place: TypeAlias = tuple[Cell, str | None, str | None]
 
 def write(collated: Collated, path: Path) -> None:
     """Writes the samples as they are read."""
-    verdicts = {
+    verdicts: dict[_Place, str] = {
         (row.cell, row.environment_key, row.figures.environment.key): str(row.verdict.level)
         for row in collated.rows
         if row.figures and row.verdict
@@ -50,7 +50,7 @@ def write(collated: Collated, path: Path) -> None:
     _table.write(path, COLUMNS, chain.from_iterable(_lines(result, verdicts) for result in collated.measured()))
 
 
-def _lines(result: JobResult, verdicts: dict[_Place, str]) -> Iterator[tuple[_table.Cell, ...]]:
+def _lines(result: JobResult, verdicts: Mapping[_Place, str]) -> Iterator[tuple[_table.Cell, ...]]:
     found, spec = result.measurement, result.spec
     if found is None:
         return

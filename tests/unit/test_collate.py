@@ -429,7 +429,9 @@ def test_a_folder_that_cannot_be_written_is_bad_input(store: Store, tmp_path: Pa
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match="--output-dir"):
         export(collate(store, factories.submitted(store)), tmp_path / "file" / "results")
-    with pytest.raises(BadInput, match="Possible: csv, detailed, json, markdown, model_info, profiles, samples, tensorboard"):
+    with pytest.raises(
+        BadInput, match="Possible: csv, detailed, json, markdown, model_info, profiles, samples, tensorboard"
+    ):
         export(collate(store, "latest"), tmp_path, "xlsx")
 
 

@@ -36,7 +36,9 @@ def test_the_front_is_what_no_other_point_dominates(question: tuple[list[tuple[f
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(2, 7))
-def test_points_of_more_than_one_chunk_are_compared_with_each_other(seed: int, dimensions: int, levels: int) -> None:
+def test_points_of_more_than_one_chunk_are_compared_with_each_other(
+    seed: int, dimensions: int, levels: int
+) -> None:
     draw = np.random.default_rng(seed)
     points = [tuple(map(float, row)) for row in draw.integers(0, levels, size=(300, dimensions))]
     better = [int(sign) for sign in draw.choice([-1, 1], dimensions)]

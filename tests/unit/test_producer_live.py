@@ -186,4 +186,3 @@ def test_a_terminal_is_drawn_on_and_a_pipe_gets_lines(store: Store) -> None:
 def test_the_block_of_a_finished_run_says_so() -> None:
     assert "finished" in printed(live.drawn(made(**FINISHED)))
     assert progress.jobs_ended(made(states={State.DONE: 2})) == 2
-

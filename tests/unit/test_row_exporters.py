@@ -37,7 +37,9 @@ def measured(store: Store, **fields: Any) -> Collated:
 # ---- JSON
 
 
-def test_the_json_has_the_names_and_units_of_the_csv_and_its_figures_unrounded(store: Store, tmp_path: Path) -> None:
+def test_the_json_has_the_names_and_units_of_the_csv_and_its_figures_unrounded(
+    store: Store, tmp_path: Path
+) -> None:
     collated = measured(store, control=factories.baseline_beside(20.0), evidence={"build": {"opset": 20}})
     found = json.loads(export(collated, tmp_path, "json").read_text())
     with export(collated, tmp_path, "csv").open(newline="") as file:
@@ -131,7 +133,10 @@ def test_a_speed_up_can_be_made_again_from_the_rounds(store: Store, tmp_path: Pa
         return list(found.values())
 
     ratios = [
-        [float(np.median(b) / np.median(a)) for a, b in zip(windows(n, "device"), windows(n, "control"), strict=True)]
+        [
+            float(np.median(b) / np.median(a))
+            for a, b in zip(windows(n, "device"), windows(n, "control"), strict=True)
+        ]
         for n in ("0", "1")
     ]
     assert collated.rows[0].figures is not None
