@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import Any, TypeAlias
 
 from farm.errors import BadInput, unknown
+from farm.measurement import Environment
 from farm.spec import PRESETS, Protocol
 from farm.verdict import Level
 from results_store import compare, pareto
@@ -71,7 +72,7 @@ class Exclusion:
     checks: tuple[Check, ...]
     #: How many of them keep all others.
     alone: int
-    #: The best of these, where it is better by its estimate than the winner.
+    #: The best of these, VALID ones first, where it is better by its estimate than the winner.
     instead: Row | None
     #: Where no row keeps it, the one that misses it by least; None where the figure is not known of any.
     nearest: Check | None
@@ -82,9 +83,8 @@ class Advice:
     """The answer for one device in one environment class."""
 
     device: str
-    #: As the device calls itself; empty where nothing was measured on it.
-    device_model: str
-    environment_key: str | None
+    #: What measured it; None where nothing was.
+    environment: Environment | None
     #: Rows asked for, and those of them that nobody chooses: not measured, or INVALID.
     cells: int
     unmeasured: tuple[Row, ...]
@@ -222,7 +222,6 @@ class _Place:
 
     device: str
     environment_key: str | None
-    device_model: str = ""
 
 
 def _places(rows: Iterable[Row]) -> dict[_Place, list[Row]]:
@@ -233,8 +232,7 @@ def _places(rows: Iterable[Row]) -> dict[_Place, list[Row]]:
         if row.figures is None:
             unmeasured.append(row)
             continue
-        where = row.figures.environment
-        place = _Place(device=row.cell.device, environment_key=where.key, device_model=where.device_model)
+        place = _Place(device=row.cell.device, environment_key=row.figures.environment.key)
         found.setdefault(place, []).append(row)
     for row in unmeasured:
         there = [place for place in found if place.device == row.cell.device]
@@ -286,8 +284,7 @@ def _advice(place: _Place, rows: list[Row], question: Question) -> Advice:
     candidates = _candidates(ranked, objective, _bias(one.row for one in seen))
     return Advice(
         device=place.device,
-        device_model=place.device_model,
-        environment_key=place.environment_key,
+        environment=next((row.figures.environment for row in rows if row.figures), None),
         cells=len(rows),
         unmeasured=tuple(row for row in rows if row.figures is None),
         invalid=tuple(row for row in rows if row.figures is not None and row.is_invalid),
@@ -450,7 +447,7 @@ def _exclusions(
             kept=kept,
             checks=tuple(out),
             alone=len(alone),
-            instead=max(better, key=lambda one: one.score(metric)).row if better else None,
+            instead=max(better, key=lambda one: (one.is_valid, one.score(metric))).row if better else None,
             nearest=None if kept else _by_least(out),
         )
 

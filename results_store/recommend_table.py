@@ -11,7 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from farm import statistics
+from farm.measurement import Environment
 from results_store.collate import Row
+from results_store.compare import differences, told
 from results_store.constraints import METRICS, Check, Judged, Metric, Reading
 from results_store.question import OBJECTIVES, Question
 from results_store.recommend import (
@@ -34,6 +36,7 @@ _Line: TypeAlias = str | Table
 def shown(run: str, found: Recommendation) -> Iterator[_Line]:
     """The whole answer for people: lines, and tables between them."""
     yield f"Run {run}: {_asked(found.question)}."
+    yield from _apart(found.advice)
     for advice in found.advice:
         yield ""
         yield from _advice(advice, found.question)
@@ -44,12 +47,10 @@ def sentence(advice: Advice, question: Question) -> str:
     winner = advice.winner
     if winner is None:
         return f"{_place(advice)}: nothing to deploy. {_why_nothing(advice)}"
-    figures = [_figure(axis, axis.reading(winner.row)) for axis in advice.axes]
-    level = winner.row.verdict.level if winner.row.verdict else ""
+    row = winner.row
+    figures = [_figure(axis, axis.reading(row)) for axis in advice.axes]
     cost = "" if advice.cost is None else f"; {advice.cost:.4g} per million samples"
-    return (
-        f"{_place(advice)}: deploy {label(winner.row)} ({level}): {', '.join(figures)}{_lost(winner.row)}{cost}."
-    )
+    return f"{_place(advice)}: deploy {label(row)} ({_level(row)}): {', '.join(figures)}{_lost(row)}{cost}."
 
 
 def as_json(run: str, found: Recommendation) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def _advice(advice: Advice, question: Question) -> Iterator[_Line]:
         yield from _ties(advice, question)
         yield _table(advice)
         yield from _rest(advice)
-    yield from _kept_out(advice)
+    yield from _kept_out(advice, OBJECTIVES[question.objective].metric)
     if advice.winner is not None:
         yield "Measure it again (with --local for an embedded farm):"
         yield f"  {command(advice.winner.row)}"
@@ -150,7 +151,7 @@ def _table(advice: Advice) -> Table:
     on_front = _ids(advice.front)
     for candidate in _worth_showing(advice)[:_MOST]:
         row = candidate.row
-        level = str(row.verdict.level) if row.verdict else ""
+        level = _level(row)
         found.add_row(
             "*" if id(row) in on_front else "",
             Text(row.cell.variant),
@@ -188,10 +189,10 @@ def _beside(candidate: Candidate) -> str:
     return f"{candidate.standing}: {middle:+.1f} % ({low:+.1f} … {high:+.1f})"
 
 
-def _kept_out(advice: Advice) -> Iterator[str]:
+def _kept_out(advice: Advice, objective: Metric) -> Iterator[str]:
     for exclusion in advice.exclusions:
         if exclusion.kept or exclusion.checks:
-            yield from _exclusion(exclusion, advice)
+            yield from _exclusion(exclusion, advice.device, objective)
     if advice.nearest and not any(exclusion.kept == 0 for exclusion in advice.exclusions):
         yield "Each constraint is kept by some cell, but no cell keeps all of them."
     yield from _listed("INVALID, never recommended", advice.invalid, _verdict)
@@ -201,10 +202,10 @@ def _kept_out(advice: Advice) -> Iterator[str]:
     yield from _listed("SUSPECT and passed over", advice.passed_over, _verdict)
 
 
-def _exclusion(exclusion: Exclusion, advice: Advice) -> Iterator[str]:
+def _exclusion(exclusion: Exclusion, device: str, objective: Metric) -> Iterator[str]:
     out = exclusion.checks
-    if advice.device.partition(".")[0] not in exclusion.constraint.metric.device_kinds:
-        yield f"{exclusion.constraint} is about other devices than {advice.device}."
+    if device.partition(".")[0] not in exclusion.constraint.metric.device_kinds:
+        yield f"{exclusion.constraint} is about other devices than {device}."
         return
     if not out:
         yield f"{exclusion.constraint} keeps nothing out."
@@ -217,9 +218,9 @@ def _exclusion(exclusion: Exclusion, advice: Advice) -> Iterator[str]:
     else:
         yield f"{exclusion.constraint} keeps out {of_them} ({how}), {exclusion.alone} of them alone:"
     if exclusion.instead is not None:
-        objective = advice.axes[0] if advice.axes else METRICS["min_throughput"]
-        reading = _figure(objective, objective.reading(exclusion.instead))
-        yield f"  without it, the best estimate would be {label(exclusion.instead)}: {reading}"
+        instead = exclusion.instead
+        reading = _figure(objective, objective.reading(instead))
+        yield f"  without it, the best estimate would be {label(instead)} ({_level(instead)}): {reading}"
     for check in _by_miss(out)[:_MOST]:
         yield f"  {label(check.row)}: {_check(check)}"
     if len(out) > _MOST:
@@ -296,7 +297,23 @@ def _lost(row: Row) -> str:
 
 
 def _place(advice: Advice) -> str:
-    return f"{advice.device} ({advice.device_model})" if advice.device_model else advice.device
+    where = advice.environment
+    return advice.device if where is None else f"{advice.device} ({where.device_model}, {where.key})"
+
+
+def _apart(found: Sequence[Advice]) -> Iterator[str]:
+    """Why one device is answered more than once."""
+    first: dict[str, Environment] = {}
+    for advice in found:
+        where = advice.environment
+        before = first.setdefault(advice.device, where) if where else None
+        if where and before and before is not where:
+            unlike = told(differences(before, where))
+            yield f"{advice.device} was measured in unlike environments, answered apart: {unlike}."
+
+
+def _level(row: Row) -> str:
+    return str(row.verdict.level) if row.verdict else ""
 
 
 def _many(count: int, what: str) -> str:
@@ -319,8 +336,8 @@ def _advice_json(advice: Advice, question: Question) -> dict[str, Any]:
     on_front = _ids(advice.front)
     return {
         "device": advice.device,
-        "device_model": advice.device_model,
-        "environment_key": advice.environment_key,
+        "device_model": advice.environment and advice.environment.device_model,
+        "environment_key": advice.environment and advice.environment.key,
         "cells": advice.cells,
         "feasible": advice.feasible,
         "sentence": sentence(advice, question),
@@ -347,7 +364,7 @@ def _candidate_json(found: Candidate, advice: Advice, on_front: set[int]) -> dic
     is_winner = found is advice.winner
     return {
         **_cell(row),
-        "verdict": str(row.verdict.level) if row.verdict else None,
+        "verdict": _level(row),
         "repeats": row.repeats_measured,
         "estimate": found.estimate,
         "is_pareto": id(row) in on_front,

@@ -182,12 +182,15 @@ def test_devices_and_environment_classes_are_answered_apart() -> None:
     gpu = rows.row("amp", device="cuda", vram_mb=900.0)
     missing = rows.unmeasured("tensorrt", device="cuda")
     found = recommend([here, there, gpu, missing, rows.unmeasured("fp16", device="cuda.l4")], asked()).advice
-    assert [(a.device, a.device_model, a.cells) for a in found] == [
+    assert [(a.device, a.environment and a.environment.device_model, a.cells) for a in found] == [
         ("cpu", "Test CPU", 1),
         ("cpu", "Other CPU", 1),
         ("cuda", "NVIDIA H200", 2),
-        ("cuda.l4", "", 1),
+        ("cuda.l4", None, 1),
     ]
+    assert "unlike environments, answered apart: device_model Test CPU → Other CPU." in shown(
+        [here, there], asked()
+    )
 
 
 # ---- constraints
