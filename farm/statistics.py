@@ -8,6 +8,7 @@ of means Welch's (1947); what such a difference can find is Bloom's minimum dete
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -194,6 +195,7 @@ def _resampled(samples: np.ndarray, q: int, draw: np.random.Generator) -> np.nda
     return found
 
 
+@functools.lru_cache(maxsize=10_000)  # the rows of a matrix have few different counts, and scipy takes milliseconds
 def wilson(successes: int, trials: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a proportion."""
     from scipy import stats  # here, because importing it takes longer than a measuring process should wait

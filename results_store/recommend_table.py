@@ -403,7 +403,9 @@ def _check_json(check: Check) -> dict[str, Any]:
 
 
 def _reading_json(reading: Reading) -> dict[str, Any]:
-    return {"value": reading.value, "low": reading.low, "high": reading.high, "why": _line(reading.why)}
+    if reading.value is None:
+        return {"value": None, "why": _line(reading.why)}
+    return {"value": reading.value, "low": reading.low, "high": reading.high}
 
 
 def _cell(row: Row) -> dict[str, Any]:
