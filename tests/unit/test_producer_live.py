@@ -146,15 +146,6 @@ def test_a_result_that_was_measured_again_is_shown_again(store: Store) -> None:
     assert again.measurement.evidence == {}
 
 
-def test_waiting_jobs_are_counted_by_queue(store: Store) -> None:
-    run = factories.submitted(store, batch_sizes=(1, 2, 4), devices=("cpu", "cuda"))
-    assert store.progress(run).waiting == {"cpu": 3, "gpu": 3}
-    store.claim("cpu@alpha")
-    assert store.progress(run).waiting == {"cpu": 2, "gpu": 3}
-    store.cancel(run)
-    assert store.progress(run).waiting == {}
-
-
 def test_a_database_that_goes_away_in_the_middle_of_a_round_is_waited_for(store: Store) -> None:
     run = factories.submitted(store)
     console = terminal()
