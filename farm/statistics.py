@@ -195,7 +195,9 @@ def _resampled(samples: np.ndarray, q: int, draw: np.random.Generator) -> np.nda
     return found
 
 
-@functools.lru_cache(maxsize=10_000)  # the rows of a matrix have few different counts, and scipy takes milliseconds
+@functools.lru_cache(
+    maxsize=10_000
+)  # the rows of a matrix have few different counts, and scipy takes milliseconds
 def wilson(successes: int, trials: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a proportion."""
     from scipy import stats  # here, because importing it takes longer than a measuring process should wait

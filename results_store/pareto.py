@@ -28,8 +28,7 @@ def front(points: Sequence[tuple[float, ...]], better: Sequence[int]) -> list[in
         raise ValueError(f"Every point needs {len(better)} values, one for each dimension.")
     if not points or not better:
         return list(range(len(points)))
-    # + 0: it makes -0 a 0, which is neither better nor worse
-    values = np.asarray(points, dtype=np.float64) * np.asarray(better) + 0.0
+    values = np.asarray(points, dtype=np.float64) * np.asarray(better)
     if np.isnan(values).any():
         raise ValueError("A value is NaN, which is neither better nor worse than another.")
     distinct, place = np.unique(values, axis=0, return_inverse=True)

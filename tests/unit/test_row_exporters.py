@@ -64,8 +64,13 @@ def test_the_json_has_the_names_and_units_of_the_csv_and_its_figures_unrounded(
 
 def test_json_tells_each_reason_and_has_null_for_what_is_no_number(store: Store, tmp_path: Path) -> None:
     odd = {"share": math.nan, "list": [math.inf, 1], "compiled": False}
-    text = export(measured(store, evidence=odd), tmp_path, "json").read_text()
+    collated = measured(store, evidence={"compiled": False})
+    [first, second] = collated.rows
+    assert first.figures is not None
+    first = replace(first, figures=replace(first.figures, evidence=odd, throughput=math.nan))
+    text = export(replace(collated, rows=(first, second)), tmp_path, "json").read_text()
     row = json.loads(text)["rows"][0]
+    assert row["throughput_samples_sec"] is None
     assert row["evidence"] == {"share": None, "list": [None, 1], "compiled": False}
     [reason] = row["verdict_reasons"]
     assert (reason["code"], reason["level"]) == ("fallback", "INVALID")
