@@ -29,6 +29,7 @@ _SHOWN_VERDICTS = 6
 #: host that measures is taken from what is measured.
 _READ_AT_ONCE = 24
 
+_BAR_WIDTH = 60
 _BARS = "▁▂▃▄▅▆▇█"
 _BARS_SHOWN = 12
 #: A sparkline's height is at least this share of its largest value, so that noise looks like noise.
@@ -133,10 +134,10 @@ def drawn(progress: Progress, workers: Sequence[WorkerInfo] = (), seen: Seen | N
     seen = seen or Seen()
     parts: list[RenderableType] = [
         Text(summary(progress)),
-        ProgressBar(total=max(1, progress.jobs), completed=jobs_ended(progress), width=60),
+        ProgressBar(total=max(1, progress.jobs), completed=jobs_ended(progress), width=_BAR_WIDTH),
+        # a bar does not end its line
+        Text(f" {_waiting(progress, workers)}" if progress.waiting else ""),
     ]
-    if progress.waiting:
-        parts.append(Text(_waiting(progress, workers)))
     if progress.running or workers:
         parts.append(_workers(progress, workers, seen))
     parts += [Text(quarantined(*found), style="yellow") for found in progress.quarantined]

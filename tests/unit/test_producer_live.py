@@ -65,6 +65,13 @@ def test_queues_that_nobody_serves_and_workers_in_quarantine_are_told() -> None:
     assert "nothing, quarantined" in text
 
 
+def test_each_part_begins_on_a_line_of_its_own() -> None:
+    lines = printed(live.drawn(made(), [factories.worker("cpu@alpha")])).splitlines()
+    assert lines[0].startswith("[4/10 jobs]")
+    assert set(lines[1].strip()) <= set("━╸╺ ")
+    assert lines[2].startswith("worker")
+
+
 def test_a_farm_of_many_workers_fits_a_screen() -> None:
     many = [factories.worker(f"cpu@{n:03}") for n in range(100)]
     lines = printed(live.drawn(made(), many)).splitlines()
