@@ -27,7 +27,7 @@ _SHOWN_WORKERS = 12
 _SHOWN_VERDICTS = 6
 #: So many results are read when the watching begins, and in a round at most: judging them takes time, which on a
 #: host that measures is taken from what is measured.
-_READ_AT_ONCE = 24
+_READ_AT_ONCE = 12
 
 _BAR_WIDTH = 60
 _BARS = "▁▂▃▄▅▆▇█"
