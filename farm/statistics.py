@@ -81,15 +81,25 @@ def median_interval(repeats: Sequence[Sequence[float]], seed: int = 0) -> tuple[
     With one repeat it is the order-statistic interval within it: it then says nothing about what varies
     between processes.
     """
-    used = [np.asarray(samples, dtype=np.float64) for samples in repeats if len(samples)]
+    return _over_repeats([samples for samples in repeats if len(samples)], 50, seed)
+
+
+def percentile_over_repeats(
+    repeats: Sequence[Sequence[float]], q: int, seed: int = 0
+) -> tuple[float, float] | None:
+    """As `median_interval`, of the q-th percentile; repeats below its floor on samples are left out."""
+    return _over_repeats([samples for samples in repeats if len(samples) >= FLOORS[q]], q, seed)
+
+
+def _over_repeats(used: Sequence[Sequence[float]], q: int, seed: int) -> tuple[float, float] | None:
     if not used:
         return None
     if len(used) == 1:
-        return percentile_interval(used[0].tolist(), 50)
+        return percentile_interval(used[0], q)
     draw = np.random.default_rng(seed)
-    medians = np.stack([_resampled_medians(samples, draw) for samples in used])
+    resampled = np.stack([_resampled(np.asarray(samples, dtype=np.float64), q, draw) for samples in used])
     chosen = draw.integers(0, len(used), size=(_RESAMPLES, len(used)))
-    over_repeats = np.median(medians[chosen, np.arange(_RESAMPLES)[:, None]], axis=1)
+    over_repeats = np.median(resampled[chosen, np.arange(_RESAMPLES)[:, None]], axis=1)
     low, high = np.percentile(over_repeats, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
     return float(low), float(high)
 
@@ -182,18 +192,20 @@ def _welch_error(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
     return float(np.sqrt(shares.sum())), float(freedom)
 
 
-def _resampled_medians(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Medians of resamples of one repeat, (resamples,), without making the resamples.
+def _resampled(samples: np.ndarray, q: int, draw: np.random.Generator) -> np.ndarray:
+    """The q-th percentile of resamples of one repeat, (resamples,), without making the resamples.
 
-    The middle one of n draws lies at a quantile that follows Beta((n+1)/2, (n+1)/2), so it is drawn at once.
+    The k-th of n draws lies at a quantile that follows Beta(k, n + 1 - k), so it is drawn at once.
     """
     ordered = np.sort(samples)
-    quantiles = draw.beta((len(ordered) + 1) / 2, (len(ordered) + 1) / 2, size=_RESAMPLES)
-    medians: np.ndarray = ordered[np.minimum((quantiles * len(ordered)).astype(np.int64), len(ordered) - 1)]
-    return medians
+    place = 1 + (len(ordered) - 1) * q / 100  # where numpy takes the percentile
+    quantiles = draw.beta(place, len(ordered) + 1 - place, size=_RESAMPLES)
+    found: np.ndarray = ordered[np.minimum((quantiles * len(ordered)).astype(np.int64), len(ordered) - 1)]
+    return found
 
 
-@functools.lru_cache(maxsize=1024)
+# The rows of a matrix have few different counts, and scipy takes milliseconds.
+@functools.lru_cache(maxsize=10_000)
 def wilson(successes: int, trials: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a proportion."""
     from scipy import stats  # here, because importing it takes longer than a measuring process should wait

@@ -15,7 +15,7 @@ from farm.inside import inside
 from farm.settings import Settings
 from farm.spec import Matrix
 from farm.verdict import Level
-from producer import local, progress, results, seats, show, submit
+from producer import live, local, progress, results, seats, show, submit
 from results_store.collate import collate, export
 from results_store.exporters import DEFAULT
 from results_store.store import Store
@@ -143,7 +143,7 @@ def watch(desk: Desk, run_id: str) -> int:
     """Shows a run until its end; the exit code."""
     run = desk.store.run(run_id)
     try:
-        ended = progress.show_while(desk.console, desk.store, run.run_id)
+        ended = live.show_while(desk.console, desk.store, run.run_id)
     except KeyboardInterrupt:
         desk.say(_goes_on(run))
         raise
@@ -166,7 +166,7 @@ def _send(
         desk.say(_how_to(run))
         return 0
     try:
-        progress.show_while(desk.console, desk.store, run.run_id)
+        live.show_while(desk.console, desk.store, run.run_id)
     except KeyboardInterrupt:
         desk.say(_goes_on(run))
         raise
@@ -178,7 +178,7 @@ def _measure_here(desk: Desk, run: RunInfo, taken: list[seats.Seat], output: Pat
         with local.embedded(desk.settings, desk.store, taken, run.run_id, desk.say) as farm:
             submit.publish(desk.store, farm.broker_url, run.run_id)
             farm.start_workers()
-            progress.show_while(desk.console, desk.store, run.run_id, tend=farm.tend)
+            live.show_while(desk.console, desk.store, run.run_id, tend=farm.tend)
             farm.settle()
     except KeyboardInterrupt:
         desk.say("Interrupted; everything was taken down. What was measured is kept:")

@@ -1,4 +1,4 @@
-"""Shows how a run goes while it goes: live on a terminal, one line at a time elsewhere."""
+"""Says how a run goes while it goes, one line at a time; `producer.live` draws it on a terminal."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console
 
 from farm.errors import Unreachable
 from farm.measurement import Outcome
@@ -18,7 +14,6 @@ from results_store.store import Store
 from results_store.values import Progress, State
 
 _POLL_S = 1.0
-_SHOWN_FAILURES = 5
 #: Of a run of very many jobs, so many lines at least are left unsaid between two.
 _MOST_LINES = 500
 #: After so long without a line there is one, so that a long build does not look like a hang.
@@ -64,16 +59,6 @@ def follow(
         never.wait(poll_s)
 
 
-def show_while(
-    console: Console, store: Store, run_id: str, *, tend: Callable[[], None] = lambda: None
-) -> Progress:
-    """`follow` with the view that suits the console."""
-    if not console.is_terminal:
-        return follow(store, run_id, PlainView(console), tend=tend)
-    with Live(console=console, refresh_per_second=4, transient=True) as live:
-        return follow(store, run_id, LiveView(live), tend=tend)
-
-
 class PlainView:
     """A line whenever jobs have ended, for logs and pipes."""
 
@@ -117,39 +102,6 @@ class PlainView:
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-class LiveView:
-    """A block that is drawn anew in place, for a terminal."""
-
-    def __init__(self, live: Live) -> None:
-        self._live = live
-        self._last: Progress | None = None
-
-    def show(self, progress: Progress) -> None:
-        """Draws it."""
-        self._last = progress
-        self._live.update(drawn(progress))
-
-    def away(self, problem: str) -> None:
-        """Draws what was known last, and that it may be old."""
-        known = [] if self._last is None else [drawn(self._last)]
-        self._live.update(Group(*known, Text(f"{problem} Waiting for it.", style="yellow")))
-
-
-def drawn(progress: Progress) -> Group:
-    """The progress as a block for a terminal."""
-    ended = jobs_ended(progress)
-    parts: list[ProgressBar | Table | Text] = [
-        Text(summary(progress)),
-        ProgressBar(total=max(1, progress.jobs), completed=ended, width=60),
-    ]
-    if progress.running:
-        parts.append(_running(progress))
-    parts += [Text(quarantined(*found), style="yellow") for found in progress.quarantined]
-    for label, outcome, reason in progress.failures[-_SHOWN_FAILURES:]:
-        parts.append(Text(f"failed: {label}: {outcome}: {one_line(reason)}", style="red"))
-    return Group(*parts)
 
 
 def summary(progress: Progress) -> str:
@@ -239,10 +191,3 @@ def _left(progress: Progress) -> str:
             return "waiting for a worker"
         return "time left: estimating (the first jobs also train the model and build what is missing)"
     return f"about {duration(left)} left"
-
-
-def _running(progress: Progress) -> Table:
-    table = Table("running", "on", "for", box=None, pad_edge=False)
-    for label, worker, since in progress.running:
-        table.add_row(Text(label), Text(worker), duration(progress.now - since))
-    return table

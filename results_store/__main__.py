@@ -1,4 +1,4 @@
-"""The store's door: `python -m results_store collate | compare | runs | migrate`."""
+"""The store's door: `python -m results_store collate | recommend | compare | runs | migrate`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -15,18 +15,20 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 
-from farm import health, logs
+from farm import health, logs, plugins
 from farm.errors import BadInput, FarmError, Unreachable
 from farm.inside import inside
 from farm.settings import load
-from results_store import compare_table, metrics
+from results_store import compare_table, exporters, metrics, recommend_table
+from results_store import question as asking
 from results_store.collate import collate as rows_of
 from results_store.collate import export, exporter
 from results_store.compare import Report
 from results_store.compare import compare as compared
 from results_store.exporters import DEFAULT
+from results_store.recommend import recommend as recommended
 from results_store.schema import REVISION
 from results_store.store import Store, open_store
 from results_store.watch import LateStore, Watch
@@ -40,10 +42,11 @@ _WIDE = 240
 log = logging.getLogger("results_store")
 
 app = typer.Typer(
-    help="What was measured: the CSV of a run, two runs compared, the runs there are, and the database's schema."
+    help="What was measured: the CSV of a run, which cell of it to deploy, two runs compared, the runs\n"
+    "there are, and the database's schema."
     "\n\n\b\n"
     "The database is FARM_DATABASE_URL, or .farm/farm.db.\n"
-    "Exit codes: 0 done, 1 failed, 2 usage, 3 database unreachable, 4 a regression was found.",
+    "Exit codes: 0 done, 1 failed, 2 usage, 3 database unreachable, 4 a regression, or nothing feasible.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -62,7 +65,7 @@ def collate(
     format: Annotated[
         str,
         typer.Option(
-            metavar="NAMES", help="What to write, with commas: csv, detailed, jobs, profiles, tensorboard."
+            metavar="NAMES", help=f"What to write, with commas: {', '.join(plugins.names(exporters.__name__))}."
         ),
     ] = ",".join(DEFAULT),
     output_dir: Annotated[
@@ -98,12 +101,14 @@ def collate(
     however many there are.
 
     With `tensorboard` among the formats, event files for TensorBoard too: a log for each variant and device.
+    `samples` writes every raw sample, `json` and `markdown` the rows, `model_info` what models were made into.
 
     \b
     Examples:
       python -m results_store collate
       python -m results_store collate 20260131-142500-1a2b --output-dir /tmp/results
       python -m results_store collate latest --format csv,tensorboard
+      python -m results_store collate latest --format samples,json,markdown,model_info
       python -m results_store collate --watch --metrics-port 9108
     """
     with _explained():
@@ -113,6 +118,101 @@ def collate(
             _watch(formats, output_dir or RESULTS, every or EVERY_S, (metrics_address, metrics_port))
         else:
             _collate(run or "latest", formats, output_dir)
+
+
+@app.command()
+def recommend(
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RUN]", help="A run's name or id, the beginning of an id, or 'latest'.  [default: latest]"
+        ),
+    ] = None,
+    objective: Annotated[
+        str, typer.Option(metavar="NAME", help="What to be the best by: throughput, latency, energy or cost.")
+    ] = "throughput",
+    max_p50_ms: Annotated[float | None, typer.Option(help="Median latency of a batch at most.")] = None,
+    max_p90_ms: Annotated[float | None, typer.Option(help="90th percentile at most.")] = None,
+    max_p95_ms: Annotated[float | None, typer.Option(help="95th percentile at most.")] = None,
+    max_p99_ms: Annotated[
+        float | None,
+        typer.Option(help="99th percentile at most; needs 662 calls: measure with --set percentiles=50+99."),
+    ] = None,
+    min_throughput: Annotated[float | None, typer.Option(help="Samples per second at least.")] = None,
+    min_speedup: Annotated[
+        float | None, typer.Option(help="Times as fast as the live control at least, such as 1.5.")
+    ] = None,
+    min_top1: Annotated[float | None, typer.Option(help="Share of right answers at least, such as 0.95.")] = None,
+    max_top1_drop: Annotated[
+        float | None, typer.Option(help="Top-1 lost against the fp32 model at most, such as 0.005.")
+    ] = None,
+    max_ram_mb: Annotated[float | None, typer.Option(help="Host memory at most, in MiB.")] = None,
+    max_vram_mb: Annotated[
+        float | None, typer.Option(help="Memory of the GPU at most, in MiB; CPUs keep it.")
+    ] = None,
+    max_size_mb: Annotated[float | None, typer.Option(help="All files of the model at most, in MiB.")] = None,
+    max_energy_j: Annotated[float | None, typer.Option(help="Joules per sample at most.")] = None,
+    device: Annotated[
+        list[str] | None, typer.Option(metavar="DEVICE,…", help="Only these: cpu, cuda, cuda.MODEL.")
+    ] = None,
+    batch_size: Annotated[list[str] | None, typer.Option(metavar="N,…", help="Only these.")] = None,
+    model: Annotated[list[str] | None, typer.Option(metavar="MODEL,…", help="Only these.")] = None,
+    price_per_hour: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DEVICE=PRICE,…", help="Of an hour of a device, in any currency; 'cost' needs it."),
+    ] = None,
+    allow_suspect: Annotated[
+        bool, typer.Option("--allow-suspect", help="SUSPECT cells beside VALID ones; INVALID ones never.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with every cell.")] = False,
+) -> None:
+    """Which cell of a run to deploy on each device, what ties with it, and what each constraint keeps out.
+
+    A constraint is judged at the unfavourable end of the 95 % interval; what is not known does not keep it. Ties
+    are told by the rule of `compare`: the winner was not found to be better than them. Exits with 4 where nothing
+    is feasible on any device.
+
+    \b
+    Examples:
+      python -m results_store recommend
+      python -m results_store recommend --max-p99-ms 20 --min-top1 0.95 --max-vram-mb 2000
+      python -m results_store recommend nightly --objective latency --batch-size 1,8 --min-speedup 1.5
+      python -m results_store recommend --objective cost --price-per-hour cpu=0.10,cuda=1.20
+      # as a gate in CI, which fails where nothing can be deployed
+      python -m results_store recommend latest --max-p90-ms 50 --max-top1-drop 0.005 --json
+    """
+    with _explained():
+        bounds = {
+            "max_p50_ms": max_p50_ms,
+            "max_p90_ms": max_p90_ms,
+            "max_p95_ms": max_p95_ms,
+            "max_p99_ms": max_p99_ms,
+            "min_throughput": min_throughput,
+            "min_speedup": min_speedup,
+            "min_top1": min_top1,
+            "max_top1_drop": max_top1_drop,
+            "max_ram_mb": max_ram_mb,
+            "max_vram_mb": max_vram_mb,
+            "max_size_mb": max_size_mb,
+            "max_energy_j": max_energy_j,
+        }
+        question = asking.question(
+            objective=objective,
+            bounds=bounds,
+            devices=device or (),
+            batch_sizes=batch_size or (),
+            models=model or (),
+            prices=price_per_hour or (),
+            allow_suspect=allow_suspect,
+        )
+        with _opened() as store:
+            found = store.run(run or "latest")
+            answer = recommended(rows_of(store, found.run_id).rows, question)
+    if as_json:
+        typer.echo(json.dumps(recommend_table.as_json(found.run_id, answer)))
+    else:
+        _print(recommend_table.shown(found.title, answer))
+    raise typer.Exit(0 if answer.is_feasible else 4)
 
 
 @app.command()
@@ -223,13 +323,19 @@ def _show(report: Report, max_regression: float, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(compare_table.as_json(report, max_regression)))
         return
+    _print(
+        (
+            *compare_table.heading(report),
+            compare_table.table(report),
+            *compare_table.notes(report),
+            compare_table.sentence(report, max_regression),
+        )
+    )
+
+
+def _print(parts: Iterable[RenderableType]) -> None:
     console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, markup=False)
-    for part in (
-        *compare_table.heading(report),
-        compare_table.table(report),
-        *compare_table.notes(report),
-        compare_table.sentence(report, max_regression),
-    ):
+    for part in parts:
         console.print(part, soft_wrap=isinstance(part, str))
 
 

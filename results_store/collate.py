@@ -21,7 +21,7 @@ from farm import drift, plugins, statistics
 from farm.errors import BadInput
 from farm.measurement import Environment, Measurement, Outcome, Profile
 from farm.recipe import BASELINE
-from farm.spec import Cell
+from farm.spec import Cell, Protocol
 from farm.verdict import Level, Reason, Verdict, judge, worst
 from results_store import exporters
 from results_store.records import run_id_of
@@ -53,6 +53,13 @@ class Latency:
     #: 95 % interval of p50, over repeats and samples.
     p50_low: float | None
     p50_high: float | None
+    #: As those of p50, from the repeats that reach the percentile's floor.
+    p90_low: float | None = None
+    p90_high: float | None = None
+    p95_low: float | None = None
+    p95_high: float | None = None
+    p99_low: float | None = None
+    p99_high: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +113,19 @@ class Speedup:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ByRepeat:
+    """One value of each repeat that is not INVALID: what decides whether two rows differ."""
+
+    #: Median seconds per batch, device figure.
+    p50_s: tuple[float, ...] = ()
+    #: Samples per second.
+    throughput: tuple[float, ...] = ()
+    #: How many times as fast as the live control.
+    speedup: tuple[float, ...] = ()
+    energy_per_sample_j: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Figures:
     """What a cell's repeats measured in one environment class; medians over repeats unless said otherwise."""
 
@@ -113,6 +133,10 @@ class Figures:
     end_to_end: Latency
     #: Samples ÷ total time of the measured window, device figure.
     throughput: float | None
+    #: Its 95 % interval over repeats; of a single repeat, that of its mean call.
+    throughput_low: float | None = None
+    throughput_high: float | None = None
+    by_repeat: ByRepeat = ByRepeat()
     #: Of the repeats that are not INVALID; None where none of them had a live control.
     speedup: Speedup | None
     #: Recipe of the live control; None without one.
@@ -139,6 +163,8 @@ class Figures:
     #: These and the next from the repeats with the most samples: only the first answers the whole test part.
     top1: Share | None
     top5: Share | None
+    #: Of the fp32 baseline, for the very same samples.
+    baseline_top1: Share | None = None
     agreement: Share | None
     accuracy_samples: int
     logits_relative_error: float | None
@@ -279,6 +305,20 @@ def _measured(store: Store, run_id: str) -> Iterator[JobResult]:
     return (result for result in store.results(run_id) if result.measurement is not None)
 
 
+def _shared(rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows, of which equal environments and protocols are one object: they are large, and of few kinds."""
+    environments: dict[str, Environment] = {}
+    protocols: dict[Protocol, Protocol] = {}
+    for row in rows:
+        protocol = protocols.setdefault(row.cell.protocol, row.cell.protocol)
+        shared = replace(row, cell=row.cell.model_copy(update={"protocol": protocol}))
+        if row.figures is not None:
+            where = row.figures.environment
+            where = environments.setdefault(where.canonical(), where)
+            shared = replace(shared, figures=replace(row.figures, environment=where))
+        yield shared
+
+
 def _judge_of_run(store: Store, run_id: str) -> _Judge:
     """What a measurement says of itself, and what the run's controls say of it; those are read when needed."""
 
@@ -291,7 +331,7 @@ def _judge_of_run(store: Store, run_id: str) -> _Judge:
 
 def _all_rows(store: Store, run_id: str, judged_by: _Judge) -> list[Row]:
     cells = groupby(store.results(run_id), key=lambda result: result.cell_ordinal)
-    rows = [row for _, results in cells for row in _rows(list(results), judged_by)]
+    rows = list(_shared(row for _, results in cells for row in _rows(list(results), judged_by)))
     return _with_answers(_with_speedups(_with_batches_compared(rows)))
 
 
@@ -375,11 +415,17 @@ def _figures(results: list[JobResult], trusted: list[Measurement]) -> Figures:
     fullest = _fullest(found)
     own = [r.measurement for r in results if r.measurement is not None and _is_own(r)]
     latest = max(found, key=lambda m: m.started_at)
+    each = [throughput(m) for m in found]
+    low, high = _throughput_interval(found)
+    ratios = [m.speedups for m in trusted]
     return Figures(
         device=_latency([m.samples.device_ns for m in found]),
         end_to_end=_latency([m.samples.end_to_end_ns for m in found]),
-        throughput=_median(map(throughput, found)),
-        speedup=_speedup(trusted),
+        throughput=_median(each),
+        throughput_low=low,
+        throughput_high=high,
+        by_repeat=_by_repeat(trusted, ratios),
+        speedup=speedup(ratios),
         control=next((str(m.control.recipe) for m in found if m.control), None),
         speedup_unpaired=None,
         ram_bytes=_median(memory.peak_bytes - memory.floor_bytes for memory in memories),
@@ -397,6 +443,7 @@ def _figures(results: list[JobResult], trusted: list[Measurement]) -> Figures:
         build_spent_s=None if latest.build_s is None else sum(m.build_spent_s for m in own),
         top1=_share(fullest, lambda m: m.accuracy.top1_correct),
         top5=_share(fullest, lambda m: m.accuracy.top5_correct),
+        baseline_top1=_share(fullest, lambda m: m.accuracy.baseline_top1_correct),
         agreement=_share(fullest, lambda m: m.accuracy.agreeing),
         accuracy_samples=fullest[0].accuracy.samples,
         logits_relative_error=_median(m.accuracy.logits_relative_error for m in fullest),
@@ -425,8 +472,14 @@ def _few_answers(fullest: list[Measurement]) -> dict[str, str]:
     return {"accuracy": why}
 
 
-def _speedup(trusted: list[Measurement]) -> Speedup | None:
-    return speedup([m.speedups for m in trusted])
+def _by_repeat(trusted: list[Measurement], ratios: list[list[float]]) -> ByRepeat:
+    medians = (statistics.percentile(m.samples.device_ns, 50) for m in trusted)
+    return ByRepeat(
+        p50_s=tuple(ns / 1e9 for ns in medians if ns),
+        throughput=tuple(filter(None, map(throughput, trusted))),
+        speedup=tuple(math.exp(median(map(math.log, rounds))) for rounds in ratios if rounds),
+        energy_per_sample_j=tuple(m.energy.per_sample_j for m in trusted if m.energy),
+    )
 
 
 def speedup(repeats: Sequence[Sequence[float]]) -> Speedup | None:
@@ -439,15 +492,32 @@ def speedup(repeats: Sequence[Sequence[float]]) -> Speedup | None:
 def _latency(repeats: list[tuple[int, ...]]) -> Latency:
     seconds = [[ns / 1e9 for ns in samples] for samples in repeats]
     summaries = [statistics.summarize(samples) for samples in seconds]
-    low, high = statistics.median_interval(seconds) or (None, None)
     over_repeats = {name: _median(summary[name] for summary in summaries) for name in summaries[0]}
-    return Latency(**over_repeats, p50_low=low, p50_high=high)
+    ends: dict[str, float | None] = {}
+    for q in statistics.FLOORS:
+        # a median has its interval below its floor too
+        found = statistics.median_interval(seconds) if q == 50 else statistics.percentile_over_repeats(seconds, q)
+        ends[f"p{q}_low"], ends[f"p{q}_high"] = found or (None, None)
+    return Latency(**over_repeats, **ends)
 
 
 def throughput(measurement: Measurement) -> float | None:
     """Samples per second over the measured window, of the device figure; None without any call."""
     samples = measurement.samples.device_ns
     return measurement.spec.batch_size * len(samples) / (sum(samples) / 1e9) if samples else None
+
+
+def _throughput_interval(found: list[Measurement]) -> tuple[float | None, float | None]:
+    """Over repeats; that of a single one says nothing of what varies between processes."""
+    each = [value for m in found if (value := throughput(m)) is not None]
+    if len(each) > 1:
+        return statistics.median_interval([[value] for value in each]) or (None, None)
+    samples = next((m.samples.device_ns for m in found if len(m.samples.device_ns) > 1), None)
+    if samples is None:
+        return None, None
+    _, least_ns, most_ns = statistics.mean_interval(samples)
+    per_call = 1e9 * found[0].spec.batch_size
+    return per_call / most_ns, per_call / least_ns if least_ns > 0 else None
 
 
 def _cpu_utilization(measurement: Measurement) -> float | None:

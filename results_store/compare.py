@@ -281,11 +281,13 @@ def _unlike(pairs: Iterable[tuple[Side | None, Side | None]]) -> dict[str, tuple
     for a, b in pairs:
         before, after = _figures(_row_of(a)), _figures(_row_of(b))
         if before and after and before.environment.key != after.environment.key:
-            found |= _differences(_flat(before.environment), _flat(after.environment))
+            found |= differences(before.environment, after.environment)
     return found
 
 
-def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def differences(before: Environment, after: Environment) -> dict[str, tuple[str, str]]:
+    """Fields in which two environments' classes differ, with what they are in each."""
+    a, b = _flat(before), _flat(after)
     names = [name for name in {**a, **b} if a.get(name) != b.get(name)]
     return {name: (_shown(a.get(name)), _shown(b.get(name))) for name in names}
 

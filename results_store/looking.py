@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -131,6 +131,7 @@ def progress(connection: sa.Connection, number: int) -> Progress:
         seconds_per_job=mean,
         remeasured=connection.execute(remeasured).scalar_one(),
         quarantined=_quarantined(connection, number),
+        waiting=_waiting(connection, number),
     )
 
 
@@ -178,7 +179,29 @@ def results_after(
 ) -> list[JobResult]:
     """The next jobs of a run by (cell, repeat), measured or not: those of the matrix, or those of its controls."""
     place = sa.tuple_(jobs.c.cell_ordinal, jobs.c.repeat)
+    which = (jobs.c.run_number == number, place > after, cells.c.is_control.is_(controls))
+    query = _job_results().where(*which).order_by(jobs.c.cell_ordinal, jobs.c.repeat).limit(limit)
+    return [_job_result(row) for row in connection.execute(query)]
+
+
+def latest(connection: sa.Connection, number: int, limit: int, known: Collection[str]) -> dict[str, JobResult]:
+    """Attempt → result: those of the run's matrix that were recorded last, oldest first, without known ones."""
     query = (
+        sa.select(results.c.job_id, results.c.attempt_id)
+        .join(jobs, jobs.c.job_id == results.c.job_id)
+        .where(jobs.c.run_number == number, is_of_matrix(number))
+        .order_by(results.c.recorded_at.desc(), results.c.job_id.desc())
+        .limit(limit)
+    )
+    found = {row.job_id: row.attempt_id for row in connection.execute(query) if row.attempt_id not in known}
+    rows = connection.execute(_job_results().where(jobs.c.job_id.in_(list(found))))
+    made = {row.job_id: _job_result(row) for row in rows}
+    return {found[job_id]: made[job_id] for job_id in reversed(found) if job_id in made}
+
+
+def _job_results() -> sa.Select[Any]:
+    """Jobs with what made their result, where there is one."""
+    return (
         sa.select(
             jobs,
             cells.c.spec,
@@ -193,11 +216,7 @@ def results_after(
         .join(cells, sa.and_(cells.c.run_number == jobs.c.run_number, cells.c.ordinal == jobs.c.cell_ordinal))
         .outerjoin(results, results.c.job_id == jobs.c.job_id)
         .outerjoin(attempts, attempts.c.attempt_id == results.c.attempt_id)
-        .where(jobs.c.run_number == number, place > after, cells.c.is_control.is_(controls))
-        .order_by(jobs.c.cell_ordinal, jobs.c.repeat)
-        .limit(limit)
     )
-    return [_job_result(row) for row in connection.execute(query)]
 
 
 def profile(connection: sa.Connection, job_id: str) -> Profile | None:
@@ -342,6 +361,15 @@ def _failures(connection: sa.Connection, number: int) -> tuple[tuple[str, Outcom
         .limit(_MAX_FAILURES_SHOWN)
     )
     return tuple((_label(row), Outcome(row.outcome), row.reason) for row in connection.execute(query))
+
+
+def _waiting(connection: sa.Connection, number: int) -> dict[str, int]:
+    """Queue → how many jobs of a run wait in it, controls included."""
+    # literals, as in the partial index, which knows open jobs only
+    queued = (is_open(jobs), jobs.c.state == State.QUEUED)
+    query = sa.select(jobs.c.queue, sa.func.count()).where(jobs.c.run_number == number, *queued)
+    found = connection.execute(query.group_by(jobs.c.queue).order_by(jobs.c.queue))
+    return {row[0]: row[1] for row in found}
 
 
 def _quarantined(connection: sa.Connection, number: int) -> tuple[tuple[str, str], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 
 import sqlalchemy as sa
@@ -292,6 +292,18 @@ class Store:
     def results(self, run_id: str) -> Iterator[JobResult]:
         """Every job of the run's matrix by cell and repeat, measured or not; few are in memory at once."""
         return self._results(run_id, controls=False)
+
+    def latest(self, run_id: str, *, limit: int, known: Collection[str] = ()) -> dict[str, JobResult]:
+        """The results of the run's matrix that were recorded last, by the attempt that made each, oldest first.
+
+        Args:
+            run_id: the run.
+            limit: so many at most.
+            known: attempts whose results are left out; they count towards the limit.
+        """
+        number = self._number(run_id)
+        with self._database.reading() as connection:
+            return looking.latest(connection, number, limit, known)
 
     def controls(self, run_id: str) -> Iterator[JobResult]:
         """Every repeat of the run's controls, as `results` has the matrix's jobs."""

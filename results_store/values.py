@@ -255,6 +255,8 @@ class Progress(Called):
     control_states: Mapping[State, int] = field(default_factory=dict)
     #: (worker, reason) of living workers in quarantine that would serve what is left to do.
     quarantined: tuple[tuple[str, str], ...] = ()
+    #: Queued jobs by queue, controls included.
+    waiting: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def jobs(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,9 +34,14 @@ def text(value: Cell) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return _FORMULA.sub(r"\1\2'", _CONTROL.sub(" ", value).strip())
+        return _harmless(value)
     if isinstance(value, int):
         return str(value)
     if not np.isfinite(value):
         return ""
     return np.format_float_positional(value, precision=6, fractional=False, trim="-")
+
+
+@functools.lru_cache(maxsize=256)  # a table of samples says the same few texts a million times
+def _harmless(value: str) -> str:
+    return _FORMULA.sub(r"\1\2'", _CONTROL.sub(" ", value).strip())

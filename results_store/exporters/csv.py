@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from farm import statistics
 from results_store.collate import Collated, Figures, Latency, Row, Share
 from results_store.exporters import _table
 from results_store.exporters._table import Cell as _Cell
@@ -14,6 +15,8 @@ from results_store.exporters._table import Cell as _Cell
 FILE = "benchmark_results.csv"
 
 _MIB = 1 << 20
+#: A percentile, and the ends of its interval.
+_ENDS = ("", "_low", "_high")
 
 
 def write(collated: Collated, path: Path) -> None:
@@ -35,7 +38,7 @@ def _latency(prefix: str, of: Callable[[Figures], Latency]) -> dict[str, Callabl
     """The columns of one of the two latencies, in milliseconds."""
     return {
         f"{prefix}_{name}_ms": _measured(lambda f, name=name: getattr(of(f), name), 1e3)  # type: ignore[misc]
-        for name in ("mean", "std", "min", "p50", "p50_low", "p50_high", "p90", "p95", "p99")
+        for name in ("mean", "std", "min", *(f"p{q}{end}" for q in statistics.FLOORS for end in _ENDS))
     }
 
 
@@ -99,8 +102,11 @@ COLUMNS: Mapping[str, Callable[[Row], _Cell]] = {
     "speedup_unpaired": _measured(lambda f: f.speedup_unpaired),
     **_latency("latency", lambda f: f.device),
     **_latency("end_to_end", lambda f: f.end_to_end),
+    "throughput_low": _measured(lambda f: f.throughput_low),
+    "throughput_high": _measured(lambda f: f.throughput_high),
     **_accuracy("accuracy_top1", lambda f: f.top1),
     **_accuracy("accuracy_top5", lambda f: f.top5),
+    "accuracy_top1_fp32": _percent(lambda f: f.baseline_top1),
     "accuracy_samples": _measured(lambda f: f.accuracy_samples),
     "agreement_top1_pct": _percent(lambda f: f.agreement),
     "logits_relative_error": _measured(lambda f: f.logits_relative_error),

@@ -1430,6 +1430,33 @@ def test_a_tally_counts_everything_once(store: Store, hasty: Store) -> None:
     assert [run.run_id for run in store.ended_runs()] == [ended]
 
 
+def test_the_latest_results_are_told_by_attempt_oldest_first_and_without_known_ones(store: Store) -> None:
+    run = factories.submitted(store, batch_sizes=(1, 2, 4))
+    assert store.latest(run, limit=5) == {}
+    order = [measured(store), measured(store)]
+    refused = claimed(store)
+    assert store.finish(refused, MISSING_PYTHON_PACKAGE)
+    found = store.latest(run, limit=5)
+    assert list(found) == [claim.attempt_id for claim in (*order, refused)]
+    assert [result.outcome for result in found.values()] == [Outcome.OK, Outcome.OK, Outcome.UNSUPPORTED]
+    first = found[order[0].attempt_id]
+    assert first.measurement is not None
+    assert first.spec == order[0].spec
+    assert list(store.latest(run, limit=2)) == [order[1].attempt_id, refused.attempt_id]
+    assert list(store.latest(run, limit=5, known=list(found)[:2])) == [refused.attempt_id]
+
+
+def test_queued_jobs_are_counted_by_queue(store: Store) -> None:
+    run = factories.submitted(store, batch_sizes=(1, 2, 4), devices=("cpu", "cuda"))
+    factories.submitted(store, batch_sizes=(8,))
+    assert store.progress(run).waiting == {"cpu": 3, "gpu": 3}
+    measured(store)
+    claimed(store)
+    assert store.progress(run).waiting == {"cpu": 1, "gpu": 3}
+    store.cancel(run)
+    assert store.progress(run).waiting == {}
+
+
 def test_the_oldest_waiting_job_waits_since_its_run_was_submitted_or_resumed(store: Store) -> None:
     run = store.submit(factories.matrix(repeats=2)).run_id
     runs = schema.runs

@@ -94,6 +94,20 @@ def test_latency_and_throughput_are_medians_over_repeats(store: Store, tmp_path:
     assert (row["repeats_wanted"], row["repeats_measured"], row["attempts"]) == ("3", "3", "3")
 
 
+def test_throughput_and_percentiles_have_intervals_also_of_a_single_repeat(store: Store) -> None:
+    alone, several = (factories.submitted(store, repeats=n, batch_sizes=(8,)) for n in (1, 3))
+    for milliseconds in (10.0, 11.0, 10.0, 12.0):
+        measure(store, samples=factories.samples(milliseconds, calls=700))
+    for run, low, high in ((alone, 799.5, 800.5), (several, 666.0, 801.0)):
+        [row] = collate(store, run).rows
+        assert row.figures is not None
+        middle = row.figures.throughput or 0.0
+        assert low < (row.figures.throughput_low or 0.0) < middle < (row.figures.throughput_high or 0.0) < high
+        device = row.figures.device
+        assert (device.p99_low or 0.0) < (device.p99 or 0.0) < (device.p99_high or 0.0)
+        assert (device.p90_low or 0.0) < (device.p90 or 0.0) < (device.p90_high or 0.0)
+
+
 def test_energy_and_a_gpus_utilization_have_columns(store: Store, tmp_path: Path) -> None:
     run = factories.submitted(store)
     measure(store, energy=factories.energy(), telemetry=factories.telemetry(gpu_utilization=0.97))
@@ -442,7 +456,9 @@ def test_a_folder_that_cannot_be_written_is_bad_input(store: Store, tmp_path: Pa
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match="--output-dir"):
         export(collate(store, factories.submitted(store)), tmp_path / "file" / "results")
-    with pytest.raises(BadInput, match="Possible: csv, detailed, jobs, profiles, tensorboard"):
+    with pytest.raises(
+        BadInput, match="Possible: csv, detailed, jobs, json, markdown, model_info, profiles, samples, tensorboard"
+    ):
         export(collate(store, "latest"), tmp_path, "xlsx")
 
 
@@ -490,7 +506,10 @@ def test_the_command_writes_every_format_it_is_asked_for_once(store: Store, comm
     ("arguments", "hint"),
     [
         (["--format", "csv,tensorbord"], "Did you mean 'tensorboard'?"),
-        (["--format", ""], "Possible: csv, detailed, jobs, profiles, tensorboard"),
+        (
+            ["--format", ""],
+            "Possible: csv, detailed, jobs, json, markdown, model_info, profiles, samples, tensorboard",
+        ),
         (["latest", "--watch"], "exclude each other"),
         (["--metrics-port", "9108"], "--metrics-port belongs to --watch"),
         (["--every", "1"], "--every belongs to --watch"),

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from farm.errors import Unreachable
 from farm.measurement import Outcome
+from producer import live
 from producer import progress as shown
 from results_store.values import Progress, State
 
@@ -128,7 +129,7 @@ def test_a_database_that_is_away_is_waited_for_and_said_once() -> None:
 def test_what_a_terminal_shows_has_a_bar_what_runs_and_the_failures() -> None:
     console = Console(file=io.StringIO(), width=120)
     failed = (("densenet121_compile batch 1 cpu #1", Outcome.TIMEOUT, "no end after 900 s"),)
-    console.print(shown.drawn(progress(failures=failed)))
+    console.print(live.drawn(progress(failures=failed)))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "cpu@alpha" in text
     assert "no end after 900 s" in text

@@ -57,11 +57,12 @@ def test_the_bootstrap_over_repeats_covers_the_true_median_although_repeats_diff
     assert 0.88 <= covered / 200 <= 0.99
 
 
-def test_resampled_medians_are_spread_like_the_medians_of_real_resamples() -> None:
+@pytest.mark.parametrize("q", [50, 90])
+def test_resampled_percentiles_are_spread_like_those_of_real_resamples(q: int) -> None:
     samples = np.asarray(draws(3, 101))
     draw = np.random.default_rng(0)
-    direct = statistics._resampled_medians(samples, draw)
-    real = np.median(draw.choice(samples, size=(4000, 101)), axis=1)
+    direct = statistics._resampled(samples, q, draw)
+    real = np.percentile(draw.choice(samples, size=(4000, 101)), q, axis=1)
     assert direct.mean() == pytest.approx(real.mean(), rel=0.002)
     assert direct.std() == pytest.approx(real.std(), rel=0.1)
 
@@ -80,6 +81,14 @@ def test_one_repeat_has_the_interval_within_it_and_none_at_all_has_none() -> Non
     assert statistics.median_interval([[], samples]) == statistics.percentile_interval(samples, 50)
     assert statistics.median_interval([]) is None
     assert statistics.median_interval([[]]) is None
+
+
+def test_a_percentile_over_repeats_is_of_those_that_reach_its_floor() -> None:
+    many, few = draws(0, 700), draws(1, 600)
+    assert statistics.percentile_over_repeats([many, few], 99) == statistics.percentile_interval(many, 99)
+    assert statistics.percentile_over_repeats([few], 99) is None
+    low, high = statistics.percentile_over_repeats([many, draws(2, 700), draws(3, 700)], 99) or (0.0, 0.0)
+    assert 0 < low < high
 
 
 def test_the_relative_half_width_is_that_of_the_medians_interval() -> None:

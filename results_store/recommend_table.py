@@ -1,0 +1,421 @@
+"""How a recommendation is shown: to people as sentences and a table, to programs as one JSON object."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+from rich.table import Table
+from rich.text import Text
+
+from farm import statistics
+from farm.measurement import Environment
+from results_store.collate import Row
+from results_store.compare import differences, told
+from results_store.constraints import METRICS, Check, Judged, Metric, Reading
+from results_store.question import OBJECTIVES, Question
+from results_store.recommend import (
+    RATIOS,
+    Advice,
+    Candidate,
+    Exclusion,
+    Recommendation,
+    Standing,
+    command,
+)
+
+#: For people, so many of a kind; the JSON has all.
+_MOST = 12
+_STYLES = {"VALID": "green", "SUSPECT": "yellow", "INVALID": "red"}
+
+_Line: TypeAlias = str | Table
+
+
+def shown(run: str, found: Recommendation) -> Iterator[_Line]:
+    """The whole answer for people: lines, and tables between them."""
+    yield f"Run {run}: {_asked(found.question)}."
+    yield from _apart(found.advice)
+    for advice in found.advice:
+        yield ""
+        yield from _advice(advice, found.question)
+
+
+def sentence(advice: Advice, question: Question) -> str:
+    """The answer for one device."""
+    winner = advice.winner
+    if winner is None:
+        return f"{_place(advice)}: nothing to deploy. {_why_nothing(advice)}"
+    row = winner.row
+    figures = [_figure(axis, axis.reading(row)) for axis in advice.axes]
+    cost = "" if advice.cost is None else f"; {advice.cost:.4g} per million samples"
+    return f"{_place(advice)}: deploy {label(row)} ({_level(row)}): {', '.join(figures)}{_lost(row)}{cost}."
+
+
+def as_json(run: str, found: Recommendation) -> dict[str, Any]:
+    """All of it; figures are in the units that their flags name, intervals are 95 % ones."""
+    question = found.question
+    return {
+        "run": run,
+        "objective": question.objective,
+        "ranked_by": OBJECTIVES[question.objective].metric.name,
+        "constraints": {_key(one.metric): one.bound for one in question.constraints},
+        "allow_suspect": question.allow_suspect,
+        "prices_per_hour": dict(question.prices),
+        "feasible": found.is_feasible,
+        "devices": [_advice_json(advice, question) for advice in found.advice],
+    }
+
+
+def label(row: Row) -> str:
+    """A cell in a few words."""
+    return f"{row.cell.variant} batch {row.cell.batch_size} {row.cell.device}"
+
+
+# ---- for people
+
+
+def _asked(question: Question) -> str:
+    best = {
+        "throughput": "most throughput",
+        "latency": "least latency",
+        "energy": "least energy",
+        "cost": "least cost",
+    }
+    asked = [str(one) for one in question.constraints]
+    if not asked:
+        return f"{best[question.objective]}, without constraints"
+    return f"{best[question.objective]} with {', '.join(asked)}, at the unfavourable ends of 95 % intervals"
+
+
+def _advice(advice: Advice, question: Question) -> Iterator[_Line]:
+    yield sentence(advice, question)
+    yield from advice.notes
+    yield from _counts(advice)
+    if advice.candidates:
+        yield from _ties(advice, question)
+        yield _table(advice)
+        yield from _rest(advice)
+    yield from _kept_out(advice, OBJECTIVES[question.objective].metric)
+    if advice.winner is not None:
+        yield "Measure it again (with --local for an embedded farm):"
+        yield f"  {command(advice.winner.row)}"
+
+
+def _counts(advice: Advice) -> Iterator[str]:
+    parts = [
+        _many(advice.cells, "cell"),
+        *([f"{len(advice.unmeasured)} not measured"] if advice.unmeasured else []),
+        *([f"{len(advice.invalid)} INVALID"] if advice.invalid else []),
+        f"{advice.feasible} keep every constraint",
+    ]
+    if advice.passed_over:
+        parts.append(f"{len(advice.passed_over)} of them SUSPECT and passed over (--allow-suspect takes them)")
+    yield f"{', '.join(parts)}."
+
+
+def _ties(advice: Advice, question: Question) -> Iterator[str]:
+    """What the winner cannot be told from."""
+    counted = Counter(found.standing for found in advice.ties)
+    others = len(advice.candidates) - 1
+    if not others:
+        yield "It is the only candidate."
+        return
+    told = sum(found.difference is not None for found in advice.candidates)
+    level = f"at {100 * statistics.each_answer(told):.4g} % each (Bonferroni)" if told else ""
+    worse = others - len(advice.ties)
+    parts = [
+        *([f"{worse} found worse"] if worse else []),
+        *([f"{counted[Standing.TIES]} tie with it: no difference found"] if counted[Standing.TIES] else []),
+        *([f"{counted[Standing.BETTER]} better by their repeats"] if counted[Standing.BETTER] else []),
+        *([f"{counted[Standing.UNKNOWN]} cannot be told from it"] if counted[Standing.UNKNOWN] else []),
+    ]
+    takes = OBJECTIVES[question.objective].takes
+    yield f"Of {_many(others, 'other candidate')} by {takes}{f', {level}' if level else ''}: {'; '.join(parts)}."
+    reasons = dict.fromkeys(found.reason for found in advice.ties if found.reason)
+    if reasons:
+        yield f"Cannot be told: {next(iter(reasons))}."
+
+
+def _table(advice: Advice) -> Table:
+    """The winner, what ties with it, and the front."""
+    found = Table(box=None, pad_edge=False)
+    found.add_column("", no_wrap=True)
+    found.add_column("variant", no_wrap=True)
+    found.add_column("batch size", justify="right")
+    for axis in advice.axes:
+        found.add_column(" ".join(filter(None, (axis.name, axis.unit))), justify="right")
+    found.add_column("beside the winner", no_wrap=True)
+    found.add_column("verdict", no_wrap=True)
+    on_front = _ids(advice.front)
+    for candidate in _worth_showing(advice)[:_MOST]:
+        row = candidate.row
+        level = _level(row)
+        found.add_row(
+            "*" if id(row) in on_front else "",
+            Text(row.cell.variant),
+            str(row.cell.batch_size),
+            *(Text(_interval(axis.reading(row))) for axis in advice.axes),
+            Text("winner" if candidate is advice.winner else _beside(candidate)),
+            Text(level, style=_STYLES.get(level, "")),
+        )
+    return found
+
+
+def _rest(advice: Advice) -> Iterator[str]:
+    names = ", ".join(axis.name for axis in advice.axes)
+    front = f"* Pareto set of {names}, by estimates: {len(advice.front)} of {len(advice.candidates)} candidates."
+    left = len(_worth_showing(advice)) - _MOST
+    yield f"{front} {left} more of these are in --json." if left > 0 else front
+
+
+def _worth_showing(advice: Advice) -> list[Candidate]:
+    """The winner, what ties with it and the front, by estimate."""
+    named = _ids([*advice.front, *(found.row for found in advice.ties)])
+    return [found for found in advice.candidates if found is advice.winner or id(found.row) in named]
+
+
+def _ids(rows: Iterable[Row]) -> set[int]:
+    # rows hold dictionaries and cannot be hashed; these are all alive
+    return {id(row) for row in rows}
+
+
+def _beside(candidate: Candidate) -> str:
+    difference = candidate.difference
+    if difference is None:
+        return str(candidate.standing)
+    middle, low, high = (100 * math.expm1(x) for x in (difference.middle, difference.low, difference.high))
+    return f"{candidate.standing}: {middle:+.1f} % ({low:+.1f} … {high:+.1f})"
+
+
+def _kept_out(advice: Advice, objective: Metric) -> Iterator[str]:
+    for exclusion in advice.exclusions:
+        if exclusion.kept or exclusion.checks:
+            yield from _exclusion(exclusion, advice.device, objective)
+    if advice.nearest and not any(exclusion.kept == 0 for exclusion in advice.exclusions):
+        yield "Each constraint is kept by some cell, but no cell keeps all of them."
+    yield from _listed("INVALID, never recommended", advice.invalid, _verdict)
+    yield from _listed(
+        "not measured", advice.unmeasured, lambda row: f"{row.outcome}: {row.reason}".removesuffix(": ")
+    )
+    yield from _listed("SUSPECT and passed over", advice.passed_over, _verdict)
+
+
+def _exclusion(exclusion: Exclusion, device: str, objective: Metric) -> Iterator[str]:
+    out = exclusion.checks
+    if device.partition(".")[0] not in exclusion.constraint.metric.device_kinds:
+        yield f"{exclusion.constraint} is about other devices than {device}."
+        return
+    if not out:
+        yield f"{exclusion.constraint} keeps nothing out."
+        return
+    counted = Counter(check.judged for check in out)
+    how = ", ".join(f"{counted[judged]} {judged}" for judged in Judged if counted[judged])
+    of_them = f"{len(out)} of {len(out) + exclusion.kept}"
+    if exclusion.constraint.bound is None:
+        yield f"{exclusion.constraint.metric.name} is not known of {of_them}:"
+    else:
+        yield f"{exclusion.constraint} keeps out {of_them} ({how}), {exclusion.alone} of them alone:"
+    if exclusion.instead is not None:
+        instead = exclusion.instead
+        reading = _figure(objective, objective.reading(instead))
+        yield f"  without it, the best estimate would be {label(instead)} ({_level(instead)}): {reading}"
+    for check in _by_miss(out)[:_MOST]:
+        yield f"  {label(check.row)}: {_check(check)}"
+    if len(out) > _MOST:
+        yield f"  and {len(out) - _MOST} more, which are in --json"
+
+
+def _by_miss(checks: Sequence[Check]) -> list[Check]:
+    """Those that miss by least first, and last those of which nothing is known."""
+    return sorted(checks, key=lambda check: check.missed_share)
+
+
+def _check(check: Check) -> str:
+    metric = check.constraint.metric
+    if check.judged is Judged.UNKNOWN:
+        return f"{metric.name} unknown: {_line(check.reading.why)}"
+    return f"{_figure(metric, check.reading)}, {check.judged}{_by_how_much(check)}"
+
+
+def _by_how_much(check: Check) -> str:
+    if check.miss is None or check.constraint.bound is None:
+        return ""
+    unit = f" {check.constraint.metric.unit}" if check.constraint.metric.unit else ""
+    share = f" ({100 * check.missed_share:.3g} %)" if math.isfinite(check.missed_share) else ""
+    return f": {check.miss:.3g}{unit}{share} beyond"
+
+
+def _why_nothing(advice: Advice) -> str:
+    """By how much the nearest cell misses what keeps everything out."""
+    parts = []
+    for exclusion in advice.exclusions:
+        if exclusion.kept == 0 and exclusion.checks:
+            near = exclusion.nearest
+            said = f"nearest is {label(near.row)}: {_check(near)}" if near else _check(exclusion.checks[0])
+            lead = "" if exclusion.constraint.bound is None else f"{exclusion.constraint} leaves nothing; "
+            parts.append(f"{lead}{said}.")
+    if not parts and advice.nearest:
+        told = "; ".join(map(_check, advice.nearest))
+        parts.append(f"No cell keeps all constraints; nearest is {label(advice.nearest[0].row)}: {told}.")
+    if not parts:
+        parts.append("Nothing was measured that can be trusted.")
+    return " ".join(parts)
+
+
+def _listed(what: str, rows: Sequence[Row], why: Any) -> Iterator[str]:
+    if rows:
+        yield f"{what}: {len(rows)}"
+        for row in rows[:_MOST]:
+            yield f"  {label(row)}: {_line(why(row))}"
+        if len(rows) > _MOST:
+            yield f"  and {len(rows) - _MOST} more, which are in --json"
+
+
+def _verdict(row: Row) -> str:
+    return "; ".join(map(str, row.verdict.reasons)) if row.verdict else ""
+
+
+def _figure(metric: Metric, reading: Reading) -> str:
+    """A figure with its name, its interval and its unit."""
+    return " ".join(filter(None, (metric.name, _interval(reading) or "unknown", metric.unit)))
+
+
+def _interval(reading: Reading) -> str:
+    if reading.value is None:
+        return ""
+    if reading.low is None or reading.high is None:
+        return f"{reading.value:.4g}"
+    return f"{reading.value:.4g} ({reading.low:.4g}–{reading.high:.4g})"
+
+
+def _lost(row: Row) -> str:
+    """How the accuracy compares with that of the fp32 model, where both are known."""
+    lost = METRICS["max_top1_drop"].reading(row).value
+    return "" if lost is None else f", top-1 {-lost:+.4g} against fp32" if lost else ", top-1 that of fp32"
+
+
+def _place(advice: Advice) -> str:
+    where = advice.environment
+    return advice.device if where is None else f"{advice.device} ({where.device_model}, {where.key})"
+
+
+def _apart(found: Sequence[Advice]) -> Iterator[str]:
+    """Why one device is answered more than once."""
+    first: dict[str, Environment] = {}
+    for advice in found:
+        where = advice.environment
+        before = first.setdefault(advice.device, where) if where else None
+        if where and before and before is not where:
+            unlike = told(differences(before, where))
+            yield f"{advice.device} was measured in unlike environments, answered apart: {unlike}."
+
+
+def _level(row: Row) -> str:
+    return str(row.verdict.level) if row.verdict else ""
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+# ---- for programs
+
+
+def _key(metric: Metric) -> str:
+    return metric.flag.removeprefix("--").replace("-", "_")
+
+
+def _advice_json(advice: Advice, question: Question) -> dict[str, Any]:
+    winner = advice.winner
+    on_front = _ids(advice.front)
+    return {
+        "device": advice.device,
+        "device_model": advice.environment and advice.environment.device_model,
+        "environment_key": advice.environment and advice.environment.key,
+        "cells": advice.cells,
+        "feasible": advice.feasible,
+        "sentence": sentence(advice, question),
+        "notes": list(advice.notes),
+        "winner": winner and _candidate_json(winner, advice, on_front),
+        "command": command(winner.row) if winner else None,
+        "cost_per_million_samples": advice.cost,
+        "others": [_candidate_json(found, advice, on_front) for found in advice.candidates[1:]],
+        "ties": [_cell(found.row) for found in advice.ties],
+        "pareto": [_cell(row) for row in advice.front],
+        "pareto_of": [_key(axis) for axis in advice.axes],
+        "excluded": [_exclusion_json(exclusion) for exclusion in advice.exclusions],
+        "nearest": [_check_json(check) for check in advice.nearest],
+        "invalid": [{**_cell(row), "why": _line(_verdict(row))} for row in advice.invalid],
+        "passed_over": [{**_cell(row), "why": _line(_verdict(row))} for row in advice.passed_over],
+        "unmeasured": [
+            {**_cell(row), "outcome": row.outcome, "why": _line(row.reason)} for row in advice.unmeasured
+        ],
+    }
+
+
+def _candidate_json(found: Candidate, advice: Advice, on_front: set[int]) -> dict[str, Any]:
+    difference, row = found.difference, found.row
+    is_winner = found is advice.winner
+    return {
+        **_cell(row),
+        "verdict": _level(row),
+        "repeats": row.repeats_measured,
+        "estimate": found.estimate,
+        "is_pareto": id(row) in on_front,
+        "standing": "winner" if is_winner else str(found.standing),
+        "compared_by": None if is_winner else "ratios to live controls" if found.by == RATIOS else found.by,
+        "takes_more_percent": difference and 100 * math.expm1(difference.middle),
+        "takes_more_percent_low": difference and 100 * math.expm1(difference.low),
+        "takes_more_percent_high": difference and 100 * math.expm1(difference.high),
+        "reason": found.reason,
+        "figures": {_key(metric): _reading_json(metric.reading(row)) for metric in METRICS.values()},
+    }
+
+
+def _exclusion_json(exclusion: Exclusion) -> dict[str, Any]:
+    return {
+        "constraint": str(exclusion.constraint),
+        "metric": _key(exclusion.constraint.metric),
+        "bound": exclusion.constraint.bound,
+        "kept": exclusion.kept,
+        "excluded": len(exclusion.checks),
+        "excluded_alone": exclusion.alone,
+        "best_without_it": exclusion.instead and _cell(exclusion.instead),
+        "nearest": exclusion.nearest and _check_json(exclusion.nearest),
+        "cells": [_check_json(check) for check in exclusion.checks],
+    }
+
+
+def _check_json(check: Check) -> dict[str, Any]:
+    return {
+        **_cell(check.row),
+        "constraint": str(check.constraint),
+        "judged": str(check.judged),
+        "missed_by": check.miss,
+        **_reading_json(check.reading),
+    }
+
+
+def _reading_json(reading: Reading) -> dict[str, Any]:
+    if reading.value is None:
+        return {"value": None, "why": _line(reading.why)}
+    return {"value": reading.value, "low": reading.low, "high": reading.high}
+
+
+def _cell(row: Row) -> dict[str, Any]:
+    """What tells a row from all others, as the CSV calls it."""
+    return {
+        "model_variant": row.cell.variant,
+        "batch_size": row.cell.batch_size,
+        "device": row.cell.device,
+        "optimization_technique": str(row.cell.recipe),
+        "cell_key": row.cell.key,
+        "environment_key": row.environment_key,
+        "job_id": row.job_id,
+    }
