@@ -1,4 +1,4 @@
-"""The store's door: `python -m results_store collate | compare | runs | migrate`."""
+"""The store's door: `python -m results_store collate | report | compare | runs | migrate`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _WIDE = 240
 log = logging.getLogger("results_store")
 
 app = typer.Typer(
-    help="What was measured: the CSV of a run, two runs compared, the runs there are, and the database's schema."
+    help="What was measured: the CSV of a run, its report, two runs compared, the runs there are, the schema."
     "\n\n\b\n"
     "The database is FARM_DATABASE_URL, or .farm/farm.db.\n"
     "Exit codes: 0 done, 1 failed, 2 usage, 3 database unreachable, 4 a regression was found.",
@@ -61,7 +61,7 @@ def collate(
     ] = None,
     format: Annotated[
         str,
-        typer.Option(metavar="NAMES", help="What to write, with commas: csv, detailed, profiles, tensorboard."),
+        typer.Option(metavar="NAMES", help="What to write, with commas: csv, detailed, profiles, report, tensorboard."),
     ] = ",".join(DEFAULT),
     output_dir: Annotated[
         Path | None,
@@ -89,8 +89,8 @@ def collate(
 ) -> None:
     """Writes benchmark_results.csv: a row for every cell of the run's matrix, measured or not.
 
-    Beside it benchmark_results_detailed.csv, the operators that each cell spends its time in, and profiles/, their
-    traces for chrome://tracing and Perfetto.
+    Beside it benchmark_results_detailed.csv, the operators that each cell spends its time in, profiles/, their
+    traces for chrome://tracing and Perfetto, and report.html, all of it for people.
 
     With `tensorboard` among the formats, event files for TensorBoard too: a log for each variant and device.
 
@@ -111,6 +111,30 @@ def collate(
 
 
 @app.command()
+def report(
+    run: Annotated[
+        str, typer.Argument(metavar="[RUN]", help="A run's name or id, the beginning of an id, or 'latest'.")
+    ] = "latest",
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(help="The folder to write into.  [default: results/RUN, or results/NAME]"),
+    ] = None,
+) -> None:
+    """Writes report.html: one file for people, with everything in it, to be opened in any browser.
+
+    What was run where; which recipe to deploy on each device, under limits that can be set on the page, and what it
+    costs; charts; every row that is doubted, with its reason; links to traces where `collate` has put them beside it.
+
+    \b
+    Examples:
+      python -m results_store report
+      python -m results_store report nightly --output-dir /tmp/results
+    """
+    with _explained():
+        _collate(run, ("report",), output_dir)
+
+
+@app.command()
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="The reference: a run's name or id, or 'latest'.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The candidate, which may be faster or slower than A.")],
@@ -124,6 +148,9 @@ def compare(
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="PATH", help="Write it as a page too, one file for people.")
+    ] = None,
 ) -> None:
     """Which cells are faster or slower in run B than in run A, and which cannot be told.
 
@@ -134,6 +161,7 @@ def compare(
     Examples:
       python -m results_store compare 20260131-142500-1a2b latest
       python -m results_store compare 20260131 20260201 --across-environments --json
+      python -m results_store compare nightly latest --html comparison.html
       # as a gate in CI, which fails where anything became more than 2 % slower
       python -m results_store compare "$REFERENCE_RUN" latest --max-regression 2
     """
@@ -146,6 +174,8 @@ def compare(
         report = compared(
             rows_of(store, reference), rows_of(store, candidate), across_environments=across_environments
         )
+        if html is not None:
+            _write_page(report, html, max_regression)
     _show(report, max_regression, as_json)
     raise typer.Exit(4 if report.regressions(max_regression) else 0)
 
@@ -212,6 +242,21 @@ def _collate(asked: str, formats: tuple[str, ...], output_dir: Path | None) -> N
         collated = rows_of(store, run.run_id)
         for name in formats:
             typer.echo(export(collated, output_dir or inside(RESULTS, run.folder), name))
+
+
+def _write_page(report: Report, path: Path, max_regression: float) -> None:
+    """The comparison as a page; where it went is said on stderr, because stdout is the comparison's."""
+    # here, because nothing else of this door needs what it needs
+    from results_store.report import compared
+
+    if path.is_dir():
+        raise BadInput(f"--html {path}: that is a folder. Name a file in it, such as {path / 'comparison.html'}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        compared.write(report, path, max_regression)
+    except OSError as error:
+        raise BadInput(f"--html {path} cannot be written: {error.strerror}. Choose another place.") from None
+    typer.echo(path, err=True)
 
 
 def _show(report: Report, max_regression: float, as_json: bool) -> None:

@@ -196,12 +196,16 @@ class Collated:
     run_id: str
     #: In the order of the matrix.
     rows: tuple[Row, ...]
+    #: For people: its name and its id.
+    title: str = ""
     #: Reads the measured jobs again, with their raw samples, by cell and repeat; few are in memory at once.
     measured: Callable[[], Iterator[JobResult]]
     #: Reads the profile of a row, without its trace; None where there is none.
     profile: Callable[[Row], Profile | None]
     #: Reads the trace of that profile: JSON of some MiB in Chrome's format.
     trace: Callable[[Row], str | None]
+    #: Reads the repeats of its controls, as `measured`.
+    controls: Callable[[], Iterator[JobResult]] = lambda: iter(())
 
 
 def collate(store: Store, run_id: str) -> Collated:
@@ -222,6 +226,8 @@ def collate(store: Store, run_id: str) -> Collated:
         # only a first repeat is profiled, and that is the job that a row names
         profile=lambda row: store.profile(row.job_id),
         trace=lambda row: store.trace(row.job_id),
+        title=store.run(run_id).title,
+        controls=partial(store.controls, run_id),
     )
 
 

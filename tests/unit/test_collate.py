@@ -455,7 +455,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
 
 def test_the_command_collates_the_latest_run_into_a_folder_of_its_name(store: Store, command: CliRunner) -> None:
     run = factories.submitted(store)
-    written = ("benchmark_results.csv", "benchmark_results_detailed.csv", "profiles")
+    written = ("benchmark_results.csv", "benchmark_results_detailed.csv", "profiles", "report.html")
     assert command.invoke(app, ["collate"]).output == "".join(f"results/{run}/{name}\n" for name in written)
     assert sorted(path.name for path in Path(f"results/{run}").iterdir()) == sorted(written)
     assert Path(f"results/{run}/benchmark_results.csv").read_text().startswith(FIRST)
