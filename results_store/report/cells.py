@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -215,10 +215,9 @@ def _as_in_csv(value: Value) -> Value:
     return text if isinstance(value, str) else int(text) if isinstance(value, int) else float(text)
 
 
-def _groups(rows: Iterable[Row]) -> dict[_Place, list[Row]]:
+def _groups(rows: Sequence[Row]) -> dict[_Place, list[Row]]:
     """By place. What was not measured goes with what was, where it could have been that."""
     found: dict[_Place, list[Row]] = {}
-    rows = list(rows)
     for row in rows:
         if row.figures is not None:
             found.setdefault(_place(row), []).append(row)

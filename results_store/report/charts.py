@@ -213,10 +213,10 @@ def tradeoff(group: Group) -> Chart:
     x_axis: dict[str, Any] = {"title": "samples/s"}
     x_axis |= {"type": "log", "dtick": "D2"} if _is_wide(points, "throughput_samples_sec") else {}
     listed = ahead[:_MOST_ON_FRONT]
+    said = f"{_count(len(ahead), 'cell')} of {len(points)} on the front: none is both faster and more right."
     return Chart(
         figure={"data": data, "layout": _layout(x_axis, {"title": axis}, 420)},
-        says=f"{_count(len(ahead), 'cell')} of {len(points)} on the front: none is both faster and more right. "
-        + _left_out(group),
+        says=" ".join(filter(None, (said, _left_out(group)))),
         columns=("optimization_technique", "batch_size", "throughput_samples_sec", *_with_interval(name), "verdict"),
         cells=_numbers([*ahead, *baselines, *rest]),
         points=tuple(_on_front(entry, name, axis) for entry in listed),

@@ -170,8 +170,8 @@ def _facts(rows: Sequence[Row]) -> dict[str, Any]:
         "verdicts": {level: verdicts[level] for level in ("VALID", "SUSPECT", "INVALID")},
         "repeats": sum(row.repeats_measured for row in rows),
         "wanted": sum(row.repeats_wanted for row in rows),
-        "from": min(times, default=None),
-        "until": max(times, default=None),
+        "began": min(times, default=None),
+        "ended": max(times, default=None),
     }
 
 
