@@ -61,7 +61,9 @@ def collate(
     ] = None,
     format: Annotated[
         str,
-        typer.Option(metavar="NAMES", help="What to write, with commas: csv, detailed, profiles, report, tensorboard."),
+        typer.Option(
+            metavar="NAMES", help="What to write, with commas: csv, detailed, profiles, report, tensorboard."
+        ),
     ] = ",".join(DEFAULT),
     output_dir: Annotated[
         Path | None,
@@ -122,8 +124,8 @@ def report(
 ) -> None:
     """Writes report.html: one file for people, with everything in it, to be opened in any browser.
 
-    What was run where; which recipe to deploy on each device, under limits that can be set on the page, and what it
-    costs; charts; every row that is doubted, with its reason; links to traces where `collate` has put them beside it.
+    What was run where; which recipe to deploy on each device, also under limits that are set on the page, and
+    what it costs; charts; every doubted row with its reason; links to traces where `collate` put them beside it.
 
     \b
     Examples:

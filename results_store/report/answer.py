@@ -57,7 +57,7 @@ def costs(group: Group, entry: Entry) -> tuple[tuple[str, str], ...]:
 
 
 def keeps_accuracy(entry: Entry, baseline: Entry | None) -> bool:
-    """Whether top-1 is not under the baseline's 95 % interval; where either is not known nothing speaks against it."""
+    """Whether top-1 is not under the baseline's 95 % interval; nothing is said against what is not known."""
     own = entry.figure("accuracy_top1")
     least = None if baseline is None else baseline.figure("accuracy_top1_low")
     return own is None or least is None or own >= least
@@ -91,13 +91,16 @@ def _sentence(group: Group, best: Entry) -> str:
 def _speedup(group: Group, best: Entry) -> str:
     ratio = best.figure("speedup")
     if ratio is not None:
-        answer = best.values["speedup_answer"]
-        return f"{ratio:.2f} times as fast as the baseline{_interval(best, 'speedup', '')}; {answer}"
+        return f"{ratio:.2f} times as fast as the baseline{_interval(best, 'speedup', '', _answer(best))}"
     unpaired = best.figure("speedup_unpaired")
     own = group.baseline(best)
     if unpaired is None or (own is not None and own.number == best.number):
         return ""
     return f"{unpaired:.2f} times as fast as the baseline (unpaired, without an interval)"
+
+
+def _answer(best: Entry) -> str:
+    return f"; {best.values['speedup_answer']}"
 
 
 def _accuracy(group: Group, best: Entry) -> str:
@@ -205,8 +208,7 @@ def number(value: float) -> str:
     if abs(value) >= 100:
         return f"{value:,.0f}"
     digits = 2 if abs(value) >= 10 else 3
-    text = f"{value:.{digits - 1}f}" if abs(value) >= 1 else f"{value:.3g}"
-    return text
+    return f"{value:.{digits - 1}f}" if abs(value) >= 1 else f"{value:.3g}"
 
 
 def _count(count: int, noun: str) -> str:

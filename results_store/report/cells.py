@@ -178,7 +178,7 @@ def control_of(row: Row) -> str:
 
 
 def grouped(rows: Sequence[Row]) -> tuple[Group, ...]:
-    """The rows in groups that may be compared, in the order of the matrix, at most `MAX_CELLS` of them together."""
+    """The rows in groups that may be compared, in the order of the matrix; at most `MAX_CELLS` in all."""
     found = list(_groups(rows).items())
     shown = found[:MAX_GROUPS]
     quota = None if sum(len(members) for _, members in shown) <= MAX_CELLS else max(1, MAX_CELLS // len(shown))

@@ -1,8 +1,8 @@
 """The charts of a report: plotly figures as plain dicts, each with its sentence and its table (pure).
 
 Colours are Okabe and Ito's, which people of every kind of colour vision tell apart; symbol, dash or text says the
-same. SUSPECT points are open, INVALID rows are in no chart. A figure is drawn in the light scheme's colours; `DARK`
-has what stands in their place in the dark one.
+same. SUSPECT points are open, INVALID rows are in no chart. A figure has the light scheme's colours; `DARK` has
+what stands in their place in the dark one.
 """
 
 from __future__ import annotations
@@ -36,6 +36,41 @@ _BLUE, _VERMILLION, _GREEN, _PURPLE, _ORANGE, _SKY = (
 _ON_BLUE = "#ffffff"
 #: What a colour becomes where the reader's scheme is dark.
 DARK: Mapping[str, str] = {_INK: "#e8ebef", _MUTED: "#a7b1bc", _GRID: "#2c333c", _CONTEXT: "#66717d"}
+
+#: Axes of every figure.
+_AXIS = {
+    "automargin": True,
+    "gridcolor": _GRID,
+    "linecolor": _MUTED,
+    "zeroline": False,
+    "tickfont": {"color": _MUTED},
+    "title": {"standoff": 8, "font": {"color": _MUTED, "size": 12}},
+}
+#: What all figures have in common: plotly's `layout.template`.
+TEMPLATE: Mapping[str, Any] = {
+    "layout": {
+        "margin": {"l": 8, "r": 12, "t": 10, "b": 8},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"color": _INK, "size": 12},
+        "showlegend": False,
+        "hovermode": "closest",
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+        # a recipe's name, above its line
+        "annotationdefaults": {
+            "xref": "paper",
+            "showarrow": False,
+            "xanchor": "left",
+            "yanchor": "bottom",
+            "yshift": 6,
+            "font": {"color": _INK, "size": 12},
+        },
+    }
+}
+
+#: What the page's script needs to draw any of them.
+SCHEME: Mapping[str, Any] = {"template": TEMPLATE, "dark": DARK}
 
 #: Colour, symbol and dash of the series that stand out: the baseline first.
 _STYLES = (
@@ -139,7 +174,7 @@ def _scaling(group: Group, name: str, axis: str, says: str, *, log: bool) -> Cha
 
 
 def highlighted(group: Group) -> tuple[str, ...]:
-    """The recipes that stand out: the baseline and those of the highest throughput, as many as there are styles."""
+    """The recipes that stand out: the baseline and those of the highest throughput, one for each style."""
     best: dict[str, float] = {}
     for entry in group.usable:
         value = entry.figure("throughput_samples_sec")
@@ -213,11 +248,19 @@ def tradeoff(group: Group) -> Chart:
     x_axis: dict[str, Any] = {"title": "samples/s"}
     x_axis |= {"type": "log", "dtick": "D2"} if _is_wide(points, "throughput_samples_sec") else {}
     listed = ahead[:_MOST_ON_FRONT]
-    said = f"{_count(len(ahead), 'cell')} of {len(points)} on the front: none is both faster and more right."
+    said = (
+        f"{len(ahead)} of {_count(len(points), 'cell')} on the front: every other is no better than one of them."
+    )
     return Chart(
         figure={"data": data, "layout": _layout(x_axis, {"title": axis}, 420)},
         says=" ".join(filter(None, (said, _left_out(group)))),
-        columns=("optimization_technique", "batch_size", "throughput_samples_sec", *_with_interval(name), "verdict"),
+        columns=(
+            "optimization_technique",
+            "batch_size",
+            "throughput_samples_sec",
+            *_with_interval(name),
+            "verdict",
+        ),
         cells=_numbers([*ahead, *baselines, *rest]),
         points=tuple(_on_front(entry, name, axis) for entry in listed),
     )
@@ -291,12 +334,15 @@ def _with_interval(name: str) -> tuple[str, ...]:
 
 
 def spread(group: Group, batch: int, observed: Observed) -> Chart:
-    """How the calls of each recipe spread: the middle half as a box, 90 % of all as its whiskers, p99 as a mark."""
+    """How the calls of each recipe spread: the middle half as a box, 90 % of all as whiskers, p99 as a mark."""
     rows = [entry for entry in group.at(batch) if entry.number in observed.spreads][:_MOST_ROWS]
     if not rows:
         return _none(f"Nothing to draw: no row that can be trusted has enough calls at batch {batch}.")
     found = [observed.spreads[entry.number] for entry in rows]
-    places, q = list(range(len(rows))), [list(values) for values in zip(*(s.quantiles_ms for s in found), strict=True)]
+    places, q = (
+        list(range(len(rows))),
+        [list(values) for values in zip(*(s.quantiles_ms for s in found), strict=True)],
+    )
     box = {
         "type": "box",
         "orientation": "h",
@@ -329,12 +375,14 @@ def spread(group: Group, batch: int, observed: Observed) -> Chart:
     tallest = max([*q[4], *(value for value in tails if value is not None)])
     axis = {"title": "ms per batch, device"}
     scale = {"type": "log", "dtick": "D2"} if tallest > _WIDE * min(q[0]) else {"rangemode": "tozero"}
-    labels = [f"{_short(e.recipe)}{_mark(e)} · {number(s.quantiles_ms[2])} ms" for e, s in zip(rows, found, strict=True)]
+    labels = [
+        f"{_short(e.recipe)}{_mark(e)} · {number(s.quantiles_ms[2])} ms" for e, s in zip(rows, found, strict=True)
+    ]
     note = "" if has_tails else " p99 needs 662 calls of a repeat, and no row has so many."
     return Chart(
         figure={"data": [box, p99] if has_tails else [box], "layout": _row_layout(labels, axis | scale)},
-        says=f"Every timed call of {_count(len(rows), 'recipe')} at batch {batch}, all repeats together: box 25 to 75 %,"
-        f" whiskers 5 to 95 %.{note}{_cut(group, batch)}",
+        says=f"Every timed call of {_count(len(rows), 'recipe')} at batch {batch}, all repeats together: "
+        f"box 25 to 75 %, whiskers 5 to 95 %.{note}{_cut(group, batch)}",
         columns=("recipe", *(f"{q} % of calls within, ms" for q in QUANTILES), "p99, ms", "calls"),
         rows=tuple(_spread_row(entry, found) for entry, found in zip(rows, found, strict=True)),
     )
@@ -364,11 +412,14 @@ def _bars(name: str, missing: str, axis: str, unit: str) -> Callable[[Group, int
             "marker": {"color": [_INK if entry.recipe == "baseline" else _BLUE for entry in rows]},
             "hovertemplate": f"%{{x:.4g}} {unit}<extra></extra>",
         }
-        labels = [f"{_short(entry.recipe)} · {number(value)} {unit}" for entry, value in zip(rows, values, strict=True)]
+        labels = [
+            f"{_short(entry.recipe)} · {number(value)} {unit}" for entry, value in zip(rows, values, strict=True)
+        ]
         least = min(rows, key=lambda entry: entry.figure(name) or 0.0)
         return Chart(
             figure={"data": [bar], "layout": _row_layout(labels, {"title": axis, "rangemode": "tozero"})},
-            says=f"At batch {batch} the least is {_told(least, name)} {unit} with {least.recipe}.{_cut(group, batch)}",
+            says=f"At batch {batch} the least is {_told(least, name)} {unit} with {least.recipe}."
+            + _cut(group, batch),
             columns=("optimization_technique", "batch_size", name, "verdict"),
             cells=_numbers(rows),
         )
@@ -408,8 +459,8 @@ def start(group: Group, batch: int, observed: Observed) -> Chart:
     longest = max(rows, key=lambda entry: start_s(entry) or 0.0)
     return Chart(
         figure={"data": data, "layout": {**layout, "barmode": "stack"}},
-        says=f"The longest is {number(start_s(longest) or 0.0)} s for {longest.recipe}. An artifact is built once for "
-        f"each host and kept; load and first call come with every start.{_cut(group, batch)}",
+        says=f"The longest is {number(start_s(longest) or 0.0)} s for {longest.recipe}. An artifact is built once "
+        f"for a host and kept; load and first call come with every start.{_cut(group, batch)}",
         columns=("optimization_technique", "batch_size", "build_time_s", "load_s", "first_call_ms", "verdict"),
         cells=_numbers(rows),
     )
@@ -428,7 +479,9 @@ def pays(group: Group, batch: int, observed: Observed) -> Chart:
     others = ", ".join(f"{_count(count, 'recipe')}: {pays}" for pays, count in counted.items())
     said = f" Of the others {others}." if others else ""
     if not after:
-        return Chart(figure=None, says=f"No recipe pays off later at batch {batch}.{said}", columns=columns, rows=table)
+        return Chart(
+            figure=None, says=f"No recipe pays off later at batch {batch}.{said}", columns=columns, rows=table
+        )
     dots = {
         "type": "scatter",
         "mode": "markers",
@@ -449,7 +502,12 @@ def pays(group: Group, batch: int, observed: Observed) -> Chart:
         "hovertemplate": "%{x:,} samples<extra></extra>",
     }
     labels = [f"{_short(entry.recipe)}{_mark(entry)} · {even.samples:,}" for entry, even in after]
-    axis: dict[str, Any] = {"title": "samples until it pays off", "type": "log", "dtick": 1, "exponentformat": "SI"}
+    axis: dict[str, Any] = {
+        "title": "samples until it pays off",
+        "type": "log",
+        "dtick": 1,
+        "exponentformat": "SI",
+    }
     samples = [even.samples or 1 for _, even in after]
     axis["range"] = [math.floor(math.log10(max(1, min(samples)))), math.ceil(math.log10(max(samples) * 1.05))]
     return Chart(
@@ -546,7 +604,9 @@ def changes(comparisons: Sequence[Comparison]) -> Chart:
     }
     data = []
     for answer, (said, colour, symbol) in signs.items():
-        own = [(place, one.difference) for place, one in enumerate(rows) if one.answer is answer and one.difference]
+        own = [
+            (place, one.difference) for place, one in enumerate(rows) if one.answer is answer and one.difference
+        ]
         if own:
             data.append(_changes_of(own, said, colour, symbol))
     labels = [
@@ -555,7 +615,9 @@ def changes(comparisons: Sequence[Comparison]) -> Chart:
     ]
     layout = _row_layout(labels, {"title": "change of time, % (less is faster)"})
     layout["xaxis"] |= {"zeroline": True, "zerolinecolor": _MUTED, "zerolinewidth": 1}
-    more = f" The {_MOST_ROWS} that changed most; {len(told) - len(rows)} more are in the table." * (len(told) > len(rows))
+    more = f" The {_MOST_ROWS} that changed most; {len(told) - len(rows)} more are in the table." * (
+        len(told) > len(rows)
+    )
     columns = ("cell", "answer", "change, %", "low, %", "high, %", "found from, %")
     return Chart(
         figure={"data": data, "layout": layout},
@@ -604,50 +666,19 @@ def _percent(log_ratio: float) -> float:
 
 
 def _layout(x: Mapping[str, Any], y: Mapping[str, Any], height: int) -> dict[str, Any]:
-    return {
-        "height": height,
-        "margin": {"l": 8, "r": 12, "t": 10, "b": 8},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"color": _INK, "size": 12},
-        "showlegend": False,
-        "hovermode": "closest",
-        "xaxis": _axis(x),
-        "yaxis": _axis(y),
-    }
+    """What a chart has beside `TEMPLATE`."""
+    return {"height": height, "xaxis": _axis(x), "yaxis": _axis(y)}
 
 
 def _axis(given: Mapping[str, Any]) -> dict[str, Any]:
-    title = {"text": given.get("title", ""), "standoff": 8, "font": {"color": _MUTED, "size": 12}}
-    return {
-        "automargin": True,
-        "gridcolor": _GRID,
-        "linecolor": _MUTED,
-        "zeroline": False,
-        "tickfont": {"color": _MUTED},
-        **given,
-        "title": title,
-    }
+    return {**given, "title": {"text": given["title"]}} if "title" in given else dict(given)
 
 
 def _row_layout(labels: Sequence[str], x: Mapping[str, Any]) -> dict[str, Any]:
     """For a chart with a line for each recipe, whose name stands above it: so it fits into any width."""
     y_axis = {"range": [len(labels) - 0.4, -0.75], "showgrid": False, "showticklabels": False, "fixedrange": True}
     layout = _layout(x, y_axis, 64 + _ROW_PX * len(labels))
-    layout["annotations"] = [
-        {
-            "x": 0,
-            "xref": "paper",
-            "y": place,
-            "text": _plain(label),
-            "showarrow": False,
-            "xanchor": "left",
-            "yanchor": "bottom",
-            "yshift": 6,
-            "font": {"color": _INK, "size": 12},
-        }
-        for place, label in enumerate(labels)
-    ]
+    layout["annotations"] = [{"x": 0, "y": place, "text": _plain(label)} for place, label in enumerate(labels)]
     return layout
 
 

@@ -34,7 +34,7 @@ def write(report: Report, path: Path, tolerated_percent: float = 0.0) -> None:
         "rows": [],
         "groups": [],
         "run": {"change": {"*": asdict(charts.changes(report.comparisons))}},
-        "dark": charts.DARK,
+        **charts.SCHEME,
     }
     context = {
         "a": report.a,
@@ -61,7 +61,9 @@ def _recorded(report: Report) -> dict[str, tuple[str, str]]:
 def _seen(rows: Iterable[Row | None]) -> Mapping[str, str]:
     """Every value of each field, in one line."""
     where = [row.figures.environment for row in rows if row is not None and row.figures is not None]
-    return {name: ", ".join(dict.fromkeys(_shown(environment, name) for environment in where)) for name in _RECORDED}
+    return {
+        name: ", ".join(dict.fromkeys(_shown(environment, name) for environment in where)) for name in _RECORDED
+    }
 
 
 def _shown(environment: Environment, name: str) -> str:

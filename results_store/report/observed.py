@@ -123,7 +123,9 @@ class _Controls:
             return
         spec, environment = found.spec, found.environment
         device = f"{spec.device} ({environment.device_model}, {environment.host})"
-        what = f"{environment.key} {environment.device_uuid} {spec.model} {recipe} {spec.batch_size} {spec.weights}"
+        what = (
+            f"{environment.key} {environment.device_uuid} {spec.model} {recipe} {spec.batch_size} {spec.weights}"
+        )
         alike = self._alike.setdefault(device, {}).setdefault(what, _Alike())
         alike.at.append(found.started_at if found.timed_from is None else found.timed_from)
         alike.took.append(median(ns))

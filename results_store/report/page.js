@@ -29,13 +29,16 @@
   const MARKS = { SUSPECT: "? SUSPECT", INVALID: "✗ INVALID" };
   const inWords = (name, found) => (name === "verdict" ? MARKS[found] ?? shown(found) : shown(found));
 
+  // a recipe may go on in the next line after each of its choices
+  const breakable = (text) => text.split(/(?<=\+)/).flatMap((part) => [part, document.createElement("wbr")]).slice(0, -1);
+
   const table = (headings, rows, label) => {
     const head = made("tr", {}, ...headings.map((text) => made("th", { scope: "col" }, text)));
     const body = made("tbody");
     for (const row of rows) {
       const cells = row.map((text, place) => {
         const cell = place ? made("td") : made("th", { scope: "row" });
-        cell.textContent = text;
+        cell.append(...breakable(String(text)));
         return cell;
       });
       body.append(made("tr", {}, ...cells));
@@ -70,11 +73,11 @@
 
   const layoutOf = (chart) => {
     const layout = coloured(chart.figure.layout);
-    layout.font = { ...layout.font, family: getComputedStyle(document.body).fontFamily };
+    layout.template = coloured(data.template);
+    layout.template.layout.font.family = getComputedStyle(document.body).fontFamily;
     // a finger scrolls the page, a mouse may zoom
     layout.dragmode = coarse ? false : "zoom";
     if (coarse) for (const axis of ["xaxis", "yaxis"]) layout[axis] = { ...layout[axis], fixedrange: true };
-    layout.hoverlabel = { font: { family: layout.font.family } };
     return layout;
   };
 
@@ -139,11 +142,11 @@
     const list = one(".legend", figure);
     const name = figure.dataset.chart;
     const traces = chart.figure ? chart.figure.data.filter((trace) => trace.showlegend) : [];
-    list.hidden = traces.length < 2;
+    list.hidden = !traces.length;
     const off = hidden.get(name) ?? new Set();
     list.replaceChildren(
       ...traces.map((trace) => {
-        const button = made("button", { type: "button" }, swatch(trace), unescaped(trace.name));
+        const button = made("button", { type: "button" }, swatch(trace), made("span", {}, ...breakable(unescaped(trace.name))));
         button.setAttribute("aria-pressed", String(!off.has(trace.name)));
         button.addEventListener("click", () => {
           if (!off.delete(trace.name)) off.add(trace.name);
@@ -176,12 +179,13 @@
     figure.hidden = !chart;
     if (!chart) return;
     const plot = one(".plot", figure);
-    one(".says", figure).textContent = chart.says;
+    one(".says", figure).replaceChildren(...breakable(chart.says));
+    figure.classList.toggle("nothing", !chart.figure);
     plot.hidden = !chart.figure;
     plot.setAttribute("aria-label", `${one("figcaption :is(h3, h4)", figure).textContent}. ${chart.says}`);
     if (chart.figure) plot.style.minHeight = `${chart.figure.layout.height}px`;
     one("details.table", figure).hidden = !chart.rows.length && !chart.cells.length;
-    one(".points", figure).replaceChildren(...chart.points.map((text) => made("li", {}, text)));
+    one(".points", figure).replaceChildren(...chart.points.map((text) => made("li", {}, ...breakable(text))));
     one(".points", figure).hidden = !chart.points.length;
     legend(figure, chart);
     fill(figure);
@@ -232,6 +236,7 @@
   const limits = one("#limits");
   const LESS = new Set(["latency_p50_ms", "ram_usage_mb", "vram_usage_mb", "model_size_mb", "energy_per_sample_j", "start_s"]);
   const COSTS = ["build_time_s", "load_s", "first_call_ms", "ram_usage_mb", "vram_usage_mb", "model_size_mb", "energy_per_sample_j", "pays"];
+  const LISTED_COSTS = COSTS.map((name) => (name === "pays" ? "pays_after" : name));
   const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
 
   const choose = () => {
@@ -290,16 +295,16 @@
     const right = value(best, "accuracy_top1") === null ? "" : `, top-1 ${shown(value(best, "accuracy_top1"))} %${interval(best, "accuracy_top1")}`;
     const unsure = least !== null && value(best, "accuracy_top1_low") < least ? " The low end of its accuracy's interval is under your limit." : "";
     const late = value(best, tail) === null ? "" : `, ${told(best, tail)} at ${tail.match(/p\d+/)[0]}`;
-    const sentence = made("p", { className: "sentence" },
+    const sentence = made("p", { className: "sentence" }, ...breakable(
       `Deploy ${value(best, "optimization_technique")} at batch ${value(best, "batch_size")} on ${value(best, "device")}: ` +
       `${shown(value(best, "throughput_samples_sec"))} samples/s, ${shown(value(best, "latency_p50_ms"))} ms per batch` +
-      `${interval(best, "latency_p50", "_ms")}${late}${right}.${doubt}${unsure}`);
+      `${interval(best, "latency_p50", "_ms")}${late}${right}.${doubt}${unsure}`));
     const costs = made("dl", { className: "costs" });
     for (const name of COSTS) {
       const found = value(best, name);
       if (found !== null) costs.append(made("div", {}, made("dt", {}, data.columns[name]), made("dd", {}, shown(found))));
     }
-    const columns = [...new Set(["optimization_technique", "batch_size", goal, "throughput_samples_sec", "latency_p50_ms", tail, "accuracy_top1", ...COSTS, "verdict"])]
+    const columns = [...new Set(["optimization_technique", "batch_size", goal, "throughput_samples_sec", "latency_p50_ms", tail, "accuracy_top1", ...LISTED_COSTS, "verdict"])]
       .filter((name) => left.some((row) => value(row, name) !== null));
     const rows = left.slice(0, 10).map((row) => columns.map((name) => inWords(name, value(row, name))));
     const region = made("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "What keeps these limits" },

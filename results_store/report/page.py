@@ -15,6 +15,7 @@ from typing import Any
 
 from jinja2 import Environment as Templates
 from jinja2 import PackageLoader, StrictUndefined
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from farm.measurement import Environment
@@ -27,7 +28,11 @@ from results_store.report.costs import Pays, break_even, start_s
 from results_store.report.observed import observe
 
 #: Columns of the page's data that are reckoned from the CSV's.
-DERIVED: Mapping[str, str] = {"start_s": "until first answer, s", "pays": "pays off", "pays_after": "after samples"}
+DERIVED: Mapping[str, str] = {
+    "start_s": "until first answer, s",
+    "pays": "pays off",
+    "pays_after": "pays off after, samples",
+}
 #: Ends of the steps in which a speed-up is coloured; below 1 it is slower.
 _STEPS = (1.05, 1.25, 1.6, 2.5, 5.0)
 #: Traces that are linked; the folder has them all.
@@ -45,7 +50,7 @@ def write(collated: Collated, path: Path) -> None:
         "rows": [_data_row(entry, group) for group in groups for entry in group.entries],
         "groups": [_data_group(group, found) for group, found in zip(groups, figures, strict=True)],
         "run": {"drift": {"*": asdict(charts.drift(observed.drifts))}},
-        "dark": charts.DARK,
+        **charts.SCHEME,
     }
     context = {
         "run": collated.title or collated.run_id,
@@ -105,7 +110,7 @@ def _templates() -> Templates:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"number": number, "when": _when}
+    templates.filters |= {"number": number, "when": _when, "breakable": _breakable}
     return templates
 
 
@@ -211,7 +216,11 @@ def _heat(entry: Entry | None, group: Group) -> dict[str, Any] | None:
 
 
 #: How the answer against the control is marked in the heat map, and in words.
-_MARKS = {str(Answer.FASTER): ("▲", "faster"), str(Answer.SLOWER): ("▼", "slower"), str(Answer.SAME): ("=", "equal")}
+_MARKS = {
+    str(Answer.FASTER): ("▲", "faster"),
+    str(Answer.SLOWER): ("▼", "slower"),
+    str(Answer.SAME): ("=", "equal"),
+}
 
 
 def _step(ratio: float) -> str:
@@ -242,9 +251,16 @@ def _protocols(rows: Iterable[Row]) -> list[dict[str, Any]]:
 
 def _traces(rows: Iterable[Row], folder: Path) -> list[tuple[Row, str]]:
     """Rows with a trace in the folder that the report goes to, and where it lies from there."""
-    there = {path.name for path in (folder / profiles.FILE).glob("*")} if (folder / profiles.FILE).is_dir() else set()
+    there = (
+        {path.name for path in (folder / profiles.FILE).glob("*")} if (folder / profiles.FILE).is_dir() else set()
+    )
     found = ((row, name) for row, name in profiles.names(rows) if name in there)
     return [(row, f"{profiles.FILE}/{name}") for row, name in found][:_MOST_TRACES]
+
+
+def _breakable(recipe: object) -> Markup:
+    """A recipe that may go on in the next line after each of its choices, and nowhere else where that suffices."""
+    return Markup("+<wbr>").join(str(recipe).split("+"))
 
 
 def _when(seconds: float) -> str:

@@ -36,7 +36,8 @@ return [...document.querySelectorAll("figure.chart")].filter((figure) => {
 """
 #: Texts of a chart that are cut off at its edge.
 CUT = """
-return [...document.querySelectorAll("figure.chart:not([hidden]) .plot:not([hidden]) svg.main-svg text")].filter((text) => {
+const texts = document.querySelectorAll("figure.chart:not([hidden]) .plot:not([hidden]) svg.main-svg text");
+return [...texts].filter((text) => {
   const frame = text.closest(".plot").getBoundingClientRect();
   const own = text.getBoundingClientRect();
   return own.width && (own.left < frame.left - 1 || own.right > frame.right + 1);
@@ -65,7 +66,7 @@ def opened(chrome: Chrome, path: Path, width: int = 1440, scheme: str = "light")
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     for kind in ("performance", "browser"):
-        chrome.get_log(kind)  # what was before is not this page's
+        logged(chrome, kind)  # what was before is not this page's
     chrome.get(path.as_uri())
     until(chrome, "return document.documentElement.dataset.ready === 'yes'")
     draw(chrome)
@@ -87,11 +88,16 @@ def until(chrome: Chrome, script: str) -> Any:
 
 def complaints(chrome: Chrome) -> list[str]:
     """What the page wrote into the console, and what it asked others for."""
-    said = [entry["message"] for entry in chrome.get_log("browser")]
-    events = [json.loads(entry["message"])["message"] for entry in chrome.get_log("performance")]
+    said = [entry["message"] for entry in logged(chrome, "browser")]
+    events = [json.loads(entry["message"])["message"] for entry in logged(chrome, "performance")]
     asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
     assert asked, "the browser does not log what it asks for"
     return said + [url for url in asked if not url.startswith(OWN)]
+
+
+def logged(chrome: Chrome, kind: str) -> list[dict[str, Any]]:
+    """What the browser logged since the last time."""
+    return list(chrome.get_log(kind))  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -150,7 +156,7 @@ def test_the_figures_that_are_drawn_are_the_csvs(chrome: Chrome, report: Path) -
 
 
 def test_charts_follow_the_scheme_also_when_it_changes(chrome: Chrome, report: Path) -> None:
-    colour = "return document.querySelector('[data-chart=throughput] .plot').layout.font.color"
+    colour = "return document.querySelector('[data-chart=throughput] .plot')._fullLayout.font.color"
     opened(chrome, report)
     light = next(iter(charts.DARK))
     assert chrome.execute_script(colour) == light
@@ -233,17 +239,18 @@ def test_all_cells_can_be_searched(chrome: Chrome, report: Path) -> None:
 
 def test_it_can_be_printed_from_a_dark_scheme(chrome: Chrome, report: Path, tmp_path: Path) -> None:
     opened(chrome, report, scheme="dark")
-    seen = "window.inks = []; addEventListener('beforeprint', () => setTimeout(() => 0)); "
     chrome.execute_script(
-        seen + "addEventListener('beforeprint', () => { for (const plot of document.querySelectorAll('.plot.js-plotly-plot')) "
-        "inks.push([plot.layout.font.color, plot.layout.width]) })"
+        "window.inks = []; addEventListener('beforeprint', () => {"
+        "  for (const plot of document.querySelectorAll('.js-plotly-plot'))"
+        "    inks.push([plot._fullLayout.font.color, plot._fullLayout.width])"
+        "})"
     )
     pdf = chrome.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"]
     assert len(pdf) > 100_000
     inks = chrome.execute_script("return window.inks")
     assert {ink for ink, _ in inks} == {next(iter(charts.DARK))}
     assert {width for _, width in inks} == {640}
-    until(chrome, "return document.querySelector('.js-plotly-plot').layout.font.color !== '#1b1f24'")
+    until(chrome, "return document.querySelector('.js-plotly-plot')._fullLayout.font.color !== '#1b1f24'")
 
 
 def test_a_page_of_two_thousand_cells_opens_and_is_small(chrome: Chrome, tmp_path: Path) -> None:
