@@ -71,8 +71,21 @@
     return of && (of["*"] ?? of[chosen.batch]);
   };
 
-  const layoutOf = (chart) => {
+  // a long recipe loses its middle where the chart is narrow; its table has all of it
+  const LETTER_PX = 7.2;
+  const fitting = (text, width) => {
+    const whole = unescaped(text);
+    const most = Math.floor(width / LETTER_PX);
+    if (whole.length <= most) return text;
+    const [name, ...rest] = whole.split(" · ");
+    const tail = rest.length ? ` · ${rest.join(" · ")}` : "";
+    const half = Math.max(4, Math.floor((most - tail.length - 1) / 2));
+    return escaped(`${name.slice(0, half)}…${name.slice(-half)}${tail}`);
+  };
+
+  const layoutOf = (chart, width) => {
     const layout = coloured(chart.figure.layout);
+    for (const label of layout.annotations ?? []) label.text = fitting(label.text, width - 24);
     layout.template = coloured(data.template);
     layout.template.layout.font.family = getComputedStyle(document.body).fontFamily;
     // a finger scrolls the page, a mouse may zoom
@@ -88,7 +101,7 @@
     if (!chart?.figure) return;
     const off = hidden.get(name) ?? new Set();
     const traces = coloured(chart.figure.data).map((trace) => ({ ...trace, visible: !off.has(trace.name) }));
-    const layout = layoutOf(chart);
+    const layout = layoutOf(chart, printing ? PRINTED_PX : plot.clientWidth);
     if (printing) layout.width = PRINTED_PX;
     Plotly.react(plot, traces, layout, { displayModeBar: false, responsive: true });
     figure.dataset.drawn = "yes";
@@ -137,6 +150,7 @@
     return svg;
   };
 
+  const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
   const unescaped = (text) => text.replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&");
   const legend = (figure, chart) => {
     const list = one(".legend", figure);
@@ -360,6 +374,14 @@
   const redraw = () => { for (const figure of figures) { const chart = chartOf(figure.dataset.chart); if (chart) legend(figure, chart); if (near.has(figure)) draw(figure); } };
   const opened = [];
   dark.addEventListener("change", redraw);
+  let wide = innerWidth;
+  let resized = 0;
+  addEventListener("resize", () => {
+    if (innerWidth === wide) return;
+    wide = innerWidth;
+    clearTimeout(resized);
+    resized = setTimeout(redraw, 150);
+  });
   addEventListener("beforeprint", () => {
     printing = true;
     opened.push(...all("#environment details:not([open]), details.matrix:not([open])"));

@@ -31,7 +31,7 @@ from results_store.report.observed import observe
 DERIVED: Mapping[str, str] = {
     "start_s": "until first answer, s",
     "pays": "pays off",
-    "pays_after": "pays off after, samples",
+    "pays_after": "pays off, samples",
 }
 #: Ends of the steps in which a speed-up is coloured; below 1 it is slower.
 _STEPS = (1.05, 1.25, 1.6, 2.5, 5.0)

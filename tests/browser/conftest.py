@@ -34,6 +34,7 @@ def chrome() -> Iterator[Chrome]:
     started = Chrome(options=options, service=Service(executable_path=driver))
     try:
         started.set_page_load_timeout(120)
+        started.set_script_timeout(120)
         yield started
     finally:
         started.quit()

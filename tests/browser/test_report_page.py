@@ -34,6 +34,19 @@ return [...document.querySelectorAll("figure.chart")].filter((figure) => {
   return !svg || !marks.length || svg.height < 100 || svg.right > frame.right + 1 || svg.left < frame.left - 1;
 }).map((figure) => figure.dataset.chart)
 """
+#: Scrolls to each chart that has something to show and waits until it is drawn.
+BY_EVERY_CHART = """
+const done = arguments[arguments.length - 1];
+(async () => {
+  for (const figure of document.querySelectorAll("figure.chart")) {
+    figure.scrollIntoView({behavior: "instant"});
+    const waits = () => !figure.hidden && !figure.querySelector(".plot").hidden && figure.dataset.drawn !== "yes";
+    while (waits()) await new Promise((again) => setTimeout(again, 10));
+  }
+  scrollTo({top: 0, behavior: "instant"});
+  done();
+})();
+"""
 #: Texts of a chart that are cut off at its edge.
 CUT = """
 const texts = document.querySelectorAll("figure.chart:not([hidden]) .plot:not([hidden]) svg.main-svg text");
@@ -73,17 +86,12 @@ def opened(chrome: Chrome, path: Path, width: int = 1440, scheme: str = "light")
 
 
 def draw(chrome: Chrome) -> None:
-    """Comes by every chart, as a reader does."""
-    chrome.execute_script("document.querySelectorAll('figure.chart').forEach((f) => f.scrollIntoView())")
-    for place in range(chrome.execute_script("return document.querySelectorAll('figure.chart').length")):
-        chrome.execute_script(f"document.querySelectorAll('figure.chart')[{place}].scrollIntoView()")
-        drawn = f"const f = document.querySelectorAll('figure.chart')[{place}];"
-        until(chrome, drawn + "return f.hidden || f.querySelector('.plot').hidden || f.dataset.drawn === 'yes'")
-    chrome.execute_script("scrollTo({top: 0, behavior: 'instant'})")
+    """Comes by every chart, as a reader does, and back."""
+    chrome.execute_async_script(BY_EVERY_CHART)
 
 
 def until(chrome: Chrome, script: str) -> Any:
-    return WebDriverWait(chrome, 120).until(lambda driver: driver.execute_script(script))
+    return WebDriverWait(chrome, 120, poll_frequency=0.05).until(lambda driver: driver.execute_script(script))
 
 
 def complaints(chrome: Chrome) -> list[str]:
