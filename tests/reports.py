@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, cast
@@ -161,12 +164,12 @@ class Page(HTMLParser):
         self.feed(path.read_text(encoding="utf-8"))
         self.close()
 
-    @property
+    @cached_property
     def data(self) -> Any:
         """What its script draws."""
-        return json.loads(self.scripts[0])
+        return json.loads(gzip.decompress(base64.b64decode(self.scripts[0])))
 
-    @property
+    @cached_property
     def records(self) -> list[dict[str, Any]]:
         """The rows of its data by column."""
         return [dict(zip(self.data["columns"], row, strict=True)) for row in self.data["rows"]]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from farm.verdict import Level
 from results_store.collate import Row
 
-#: So many are listed of each kind; all are counted, and the CSV has them.
-MAX_LISTED = 2500
+#: So many rows and characters of reasons are listed; all are counted, and the CSV has them.
+MAX_LISTED, MAX_CHARS = 2500, 700_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Kind:
     #: `INVALID`, `SUSPECT` or `not measured`.
     name: str
     count: int
-    #: In the order of the matrix, at most `MAX_LISTED`.
+    #: In the order of the matrix, as many as there is room for.
     listed: tuple[Doubt, ...]
     #: How many rows have each reason's code or, without a measurement, each outcome; the most frequent first.
     codes: tuple[tuple[str, int], ...]
@@ -41,14 +41,16 @@ def kinds(rows: Iterable[Row]) -> tuple[Kind, ...]:
     listed: dict[str, list[Doubt]] = {name: [] for name in names}
     codes: dict[str, Counter[str]] = {name: Counter() for name in names}
     counts: Counter[str] = Counter()
+    rooms, room = MAX_LISTED, MAX_CHARS
     for row in rows:
         name = str(row.verdict.level) if row.verdict else "not measured"
         if name not in listed:
             continue
         counts[name] += 1
         codes[name].update(_codes(row))
-        if len(listed[name]) < MAX_LISTED:
+        if rooms > 0 and room > 0:
             listed[name].append(Doubt(row=row, reasons=_reasons(row)))
+            rooms, room = rooms - 1, room - sum(map(len, listed[name][-1].reasons))
     return tuple(
         Kind(name=name, count=counts[name], listed=tuple(listed[name]), codes=tuple(codes[name].most_common()))
         for name in names
