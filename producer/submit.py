@@ -15,7 +15,7 @@ from farm import datasets, models, queue, weights
 from farm.errors import BadInput, Unreachable
 from farm.settings import Settings
 from farm.spec import Matrix, Protocol
-from results_store.exporters import csv, detailed
+from results_store.exporters import csv, detailed, report
 from results_store.store import Store
 from results_store.values import RunInfo, Submission, WorkerInfo
 
@@ -88,7 +88,7 @@ def check_writable(folder: Path) -> None:
             made.append(path)
         with tempfile.TemporaryFile(dir=place):
             pass
-        for file in (csv.FILE, detailed.FILE):
+        for file in (csv.FILE, detailed.FILE, report.FILE):
             if (place / file).is_dir():
                 raise IsADirectoryError(errno.EISDIR, f"{file} there is a directory")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The store's door: `python -m results_store collate | recommend | compare | runs | migrate`."""
+"""The store's door: `python -m results_store collate | report | recommend | compare | runs | migrate`."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ _WIDE = 240
 log = logging.getLogger("results_store")
 
 app = typer.Typer(
-    help="What was measured: the CSV of a run, which cell of it to deploy, two runs compared, the runs\n"
-    "there are, and the database's schema."
+    help="What was measured: the CSV of a run, its report, which cell of it to deploy, two runs compared, the\n"
+    "runs there are, and the database's schema."
     "\n\n\b\n"
     "The database is FARM_DATABASE_URL, or .farm/farm.db.\n"
     "Exit codes: 0 done, 1 failed, 2 usage, 3 database unreachable, 4 a regression, or nothing feasible.",
@@ -94,8 +94,8 @@ def collate(
 ) -> None:
     """Writes benchmark_results.csv: a row for every cell of the run's matrix, measured or not.
 
-    Beside it benchmark_results_detailed.csv, the operators that each cell spends its time in, and profiles/, their
-    traces for chrome://tracing and Perfetto.
+    Beside it benchmark_results_detailed.csv, the operators that each cell spends its time in, profiles/, their
+    traces for chrome://tracing and Perfetto, and report.html, all of it for people.
 
     With `jobs` among the formats, benchmark_jobs.csv too: a row for every job, that is for one repeat of a cell,
     however many there are.
@@ -118,6 +118,30 @@ def collate(
             _watch(formats, output_dir or RESULTS, every or EVERY_S, (metrics_address, metrics_port))
         else:
             _collate(run or "latest", formats, output_dir)
+
+
+@app.command()
+def report(
+    run: Annotated[
+        str, typer.Argument(metavar="[RUN]", help="A run's name or id, the beginning of an id, or 'latest'.")
+    ] = "latest",
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(help="The folder to write into.  [default: results/RUN, or results/NAME]"),
+    ] = None,
+) -> None:
+    """Writes report.html: one file for people, with everything in it, to be opened in any browser.
+
+    What was run where; which recipe to deploy on each device, also under limits that are set on the page, and
+    what it costs; charts; every doubted row with its reason; links to traces where `collate` put them beside it.
+
+    \b
+    Examples:
+      python -m results_store report
+      python -m results_store report nightly --output-dir /tmp/results
+    """
+    with _explained():
+        _collate(run, ("report",), output_dir)
 
 
 @app.command()
@@ -229,6 +253,9 @@ def compare(
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="PATH", help="Write it as a page too, one file for people.")
+    ] = None,
 ) -> None:
     """Which cells are faster or slower in run B than in run A, and which cannot be told.
 
@@ -239,6 +266,7 @@ def compare(
     Examples:
       python -m results_store compare 20260131-142500-1a2b latest
       python -m results_store compare 20260131 20260201 --across-environments --json
+      python -m results_store compare nightly latest --html comparison.html
       # as a gate in CI, which fails where anything became more than 2 % slower
       python -m results_store compare "$REFERENCE_RUN" latest --max-regression 2
     """
@@ -251,6 +279,8 @@ def compare(
         report = compared(
             rows_of(store, reference), rows_of(store, candidate), across_environments=across_environments
         )
+        if html is not None:
+            _write_page(report, html, max_regression)
     _show(report, max_regression, as_json)
     raise typer.Exit(4 if report.regressions(max_regression) else 0)
 
@@ -317,6 +347,21 @@ def _collate(asked: str, formats: tuple[str, ...], output_dir: Path | None) -> N
         collated = rows_of(store, run.run_id)
         for name in formats:
             typer.echo(export(collated, output_dir or inside(RESULTS, run.folder), name))
+
+
+def _write_page(report: Report, path: Path, max_regression: float) -> None:
+    """The comparison as a page; where it went is said on stderr, because stdout is the comparison's."""
+    # here, because nothing else of this door needs what it needs
+    from results_store.report import compared
+
+    if path.is_dir():
+        raise BadInput(f"--html {path}: that is a folder. Name a file in it, such as {path / 'comparison.html'}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        compared.write(report, path, max_regression)
+    except OSError as error:
+        raise BadInput(f"--html {path} cannot be written: {error.strerror}. Choose another place.") from None
+    typer.echo(path, err=True)
 
 
 def _show(report: Report, max_regression: float, as_json: bool) -> None:

@@ -237,6 +237,8 @@ class Collated:
     """A run as exporters get it."""
 
     run_id: str
+    #: For people: its name and its id.
+    title: str
     #: In the order of the matrix; `BadInput` where what was measured cannot be read any more.
     rows: Sequence[Row]
     #: Reads every job of the matrix, with its raw samples, by cell and repeat; few are in memory at once.
@@ -249,6 +251,8 @@ class Collated:
     profile: Callable[[Row], Profile | None]
     #: Reads the trace of that profile: JSON of some MiB in Chrome's format.
     trace: Callable[[Row], str | None]
+    #: Reads the repeats of its controls, as `measured`.
+    controls: Callable[[], Iterator[JobResult]]
 
 
 def collate(store: Store, run_id: str) -> Collated:
@@ -262,6 +266,7 @@ def collate(store: Store, run_id: str) -> Collated:
     judged_by = _judge_of_run(store, run_id)
     return Collated(
         run_id=run_id,
+        title=store.run(run_id).title,
         rows=Rows(partial(_all_rows, store, run_id, judged_by)),
         jobs=partial(store.results, run_id),
         measured=partial(_measured, store, run_id),
@@ -269,6 +274,7 @@ def collate(store: Store, run_id: str) -> Collated:
         # only a first repeat is profiled, and that is the job that a row names
         profile=lambda row: store.profile(row.job_id),
         trace=lambda row: store.trace(row.job_id),
+        controls=partial(store.controls, run_id),
     )
 
 

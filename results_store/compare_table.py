@@ -52,7 +52,7 @@ def notes(report: Report) -> list[str]:
     """What a line of the table has no room for, a line for each cell that has any."""
     lines = []
     for comparison in report.comparisons:
-        parts = [part for part in (comparison.reason, *comparison.notes, *_sizes(comparison)) if part]
+        parts = [part for part in (comparison.reason, *comparison.notes, *sizes(comparison)) if part]
         if parts:
             lines.append(f"{_label(comparison)}: {'; '.join(parts)}")
     return lines
@@ -143,7 +143,8 @@ def _answer(comparison: Comparison) -> str:
     return f"{comparison.answer} (of {_percent(difference.detectable):.1f} % or more)"
 
 
-def _sizes(comparison: Comparison) -> Iterator[str]:
+def sizes(comparison: Comparison) -> Iterator[str]:
+    """What changed in memory and model size, each in a few words."""
     for name, (before, after) in comparison.sizes.items():
         change = 100 * (after / before - 1)
         shown = name.removesuffix("_bytes").replace("_", " ")

@@ -18,8 +18,8 @@ from typing import Any
 
 __path__ = extend_path(__path__, __name__)
 
-#: What is written where nobody says otherwise.
-DEFAULT = ("csv", "detailed", "profiles")
+#: What is written where nobody says otherwise; the report last, because it links what lies beside it.
+DEFAULT = ("csv", "detailed", "profiles", "report")
 
 #: What a plug-in must have, and of which kind.
 CONTRACT: Mapping[str, Any] = {"FILE": str, "write": Callable}

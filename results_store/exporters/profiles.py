@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from results_store.collate import Collated, Row
@@ -25,11 +26,16 @@ _KEY_CHARS = 12
 def write(collated: Collated, path: Path) -> None:
     """Writes every trace into a new folder, one in memory at a time; the folder takes the place of the old one."""
     with _whole.folder(path, lambda name: name.endswith(_SUFFIX)) as fresh:
-        taken: set[str] = set()
-        for row in collated.rows:
+        for row, name in names(collated.rows):
             trace = collated.trace(row)
             if trace is not None:
-                (fresh / _name(row, taken)).write_bytes(gzip.compress(trace.encode(), mtime=0))
+                (fresh / name).write_bytes(gzip.compress(trace.encode(), mtime=0))
+
+
+def names(rows: Iterable[Row]) -> Iterator[tuple[Row, str]]:
+    """The rows of a run, each with its trace's name, whether it has one or not."""
+    taken: set[str] = set()
+    return ((row, _name(row, taken)) for row in rows)
 
 
 def _name(row: Row, taken: set[str]) -> str:

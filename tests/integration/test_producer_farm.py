@@ -196,7 +196,7 @@ def test_what_is_measured_stays_measured_and_its_csv_comes_back(
     assert result.exit_code == 0
     assert "All 3 jobs were already measured" in result.stdout
     assert "0 new attempts" in result.stdout
-    for name in ("benchmark_results.csv", "benchmark_results_detailed.csv", "profiles"):
+    for name in ("benchmark_results.csv", "benchmark_results_detailed.csv", "profiles", "report.html"):
         assert (tmp_path / "out" / name).exists()
     assert result.stdout.splitlines()[-1] == str(tmp_path / "out" / "benchmark_results.csv")
     anew = called("submit-matrix", *MATRIX, "--again")

@@ -457,7 +457,8 @@ def test_a_folder_that_cannot_be_written_is_bad_input(store: Store, tmp_path: Pa
     with pytest.raises(BadInput, match="--output-dir"):
         export(collate(store, factories.submitted(store)), tmp_path / "file" / "results")
     with pytest.raises(
-        BadInput, match="Possible: csv, detailed, jobs, json, markdown, model_info, profiles, samples, tensorboard"
+        BadInput,
+        match="Possible: csv, detailed, jobs, json, markdown, model_info, profiles, report, samples, tensorboard",
     ):
         export(collate(store, "latest"), tmp_path, "xlsx")
 
@@ -484,7 +485,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
 
 def test_the_command_collates_the_latest_run_into_a_folder_of_its_name(store: Store, command: CliRunner) -> None:
     run = factories.submitted(store)
-    written = ("benchmark_results.csv", "benchmark_results_detailed.csv", "profiles")
+    written = ("benchmark_results.csv", "benchmark_results_detailed.csv", "profiles", "report.html")
     assert command.invoke(app, ["collate"]).output == "".join(f"results/{run}/{name}\n" for name in written)
     assert sorted(path.name for path in Path(f"results/{run}").iterdir()) == sorted(written)
     assert Path(f"results/{run}/benchmark_results.csv").read_text().startswith(FIRST)
@@ -508,7 +509,7 @@ def test_the_command_writes_every_format_it_is_asked_for_once(store: Store, comm
         (["--format", "csv,tensorbord"], "Did you mean 'tensorboard'?"),
         (
             ["--format", ""],
-            "Possible: csv, detailed, jobs, json, markdown, model_info, profiles, samples, tensorboard",
+            "Possible: csv, detailed, jobs, json, markdown, model_info, profiles, report, samples, tensorboard",
         ),
         (["latest", "--watch"], "exclude each other"),
         (["--metrics-port", "9108"], "--metrics-port belongs to --watch"),

@@ -91,7 +91,7 @@ def test_a_link_that_leads_nowhere_and_a_directory_in_the_csvs_place_are_refused
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(BadInput, match="link cannot be written"):
         submit.check_writable(tmp_path / "link")
-    for name in ("benchmark_results.csv", "benchmark_results_detailed.csv"):
+    for name in ("benchmark_results.csv", "benchmark_results_detailed.csv", "report.html"):
         (tmp_path / name / name).mkdir(parents=True)
         with pytest.raises(BadInput, match=rf"{re.escape(name)} there is a directory"):
             submit.check_writable(tmp_path / name)

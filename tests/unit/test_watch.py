@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from farm.errors import BadInput, Unreachable
 from results_store import schema, watch
 from results_store.collate import collate
-from results_store.exporters import csv, detailed, profiles
+from results_store.exporters import csv, detailed, profiles, report
 from results_store.store import Store
 from results_store.watch import STAMP, LateStore, Watch
 from tests import factories
@@ -279,7 +279,7 @@ def test_the_service_writes_what_ends_and_stops_quietly(store: Store, tmp_path: 
         text=True,
     ) as process:
         assert process.stdout is not None
-        files = [tmp_path / "results" / run / exporter.FILE for exporter in (csv, detailed, profiles)]
+        files = [tmp_path / "results" / run / exporter.FILE for exporter in (csv, detailed, profiles, report)]
         assert process.stdout.readline() == f"Run {run}: {', '.join(map(str, files))}\n"
         with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
             assert b'farm_runs{state="ended"} 1.0' in answer.read()
