@@ -235,6 +235,8 @@ def status(
 def watch(run: RunId = "latest", metrics_port: MetricsPort = None) -> None:
     """Show a run until it has ended; Ctrl-C ends the watching, not the run.
 
+    On a terminal: queues, workers and what they measure, verdicts as they come; elsewhere a line now and then.
+
     \b
     Examples:
       python -m producer watch
