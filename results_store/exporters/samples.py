@@ -2,18 +2,18 @@
 
 `figure` says what the call is of: `device`, `end_to_end`, or `control`, the baseline alive beside the cell. Calls
 are counted from 0 in the order in which they were made; where a control lives, `round` is the pair of windows that
-the call was in, so that a round's ratio can be made again. Few measurements are in memory at a time.
+the call was in, so that a round's ratio can be made again. The verdict is the measurement's own. Few measurements
+are in memory at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, repeat
 from pathlib import Path
-from typing import TypeAlias
 
 from farm.measurement import Measurement
-from farm.spec import Cell
+from farm.verdict import Verdict
 from results_store.collate import Collated
 from results_store.exporters import _table
 from results_store.store import JobResult
@@ -36,27 +36,21 @@ COLUMNS = (
     "run_id",
 )
 
-#: What tells the row of a measurement from all others: cell, class of the worker, class of the process.
-_Place: TypeAlias = tuple[Cell, str | None, str | None]
+BY_JOB = True
 
 
 def write(collated: Collated, path: Path) -> None:
     """Writes the samples as they are read."""
-    verdicts: dict[_Place, str] = {
-        (row.cell, row.environment_key, row.figures.environment.key): str(row.verdict.level)
-        for row in collated.rows
-        if row.figures and row.verdict
-    }
-    _table.write(path, COLUMNS, chain.from_iterable(_lines(result, verdicts) for result in collated.measured()))
+    lines = (_lines(result, collated.verdict) for result in collated.measured())
+    _table.write(path, COLUMNS, chain.from_iterable(lines))
 
 
-def _lines(result: JobResult, verdicts: Mapping[_Place, str]) -> Iterator[tuple[_table.Cell, ...]]:
+def _lines(result: JobResult, judge: Callable[[Measurement], Verdict]) -> Iterator[tuple[_table.Cell, ...]]:
     found, spec = result.measurement, result.spec
     if found is None:
         return
     what = (spec.variant, spec.batch_size, spec.device, str(spec.recipe), spec.repeat)
-    verdict = verdicts.get((spec.cell, result.environment_key, found.environment.key))
-    whence = (verdict, result.environment_key, result.measured_by, result.run_id)
+    whence = (str(judge(found).level), result.environment_key, result.measured_by, result.run_id)
     for figure, samples, rounds in _figures(found):
         for call, (ns, round_) in enumerate(zip(samples, rounds, strict=False)):
             yield (*what, figure, round_, call, ns, *whence)

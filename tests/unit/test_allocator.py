@@ -25,7 +25,10 @@ print(json.dumps([place - found[0] for place in found]))
 
 
 def places(*seed: str) -> tuple[int, ...]:
-    done = subprocess.run([sys.executable, "-c", PLACES, *seed], capture_output=True, text=True, check=True)
+    # else each process hashes, and so allocates, in its own way
+    variables = {**os.environ, "PYTHONHASHSEED": "0"}
+    command = [sys.executable, "-c", PLACES, *seed]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
     return tuple(json.loads(done.stdout))
 
 
