@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,7 +86,7 @@ def test_few_jobs_are_in_memory_at_once(store: Store, monkeypatch: pytest.Monkey
     read: list[int] = []
     looked = looking.results_after
 
-    def counting(*arguments: object) -> object:
+    def counting(*arguments: Any) -> Any:
         found = looked(*arguments)
         read.append(len(found))
         return found
