@@ -429,7 +429,7 @@ def test_a_folder_that_cannot_be_written_is_bad_input(store: Store, tmp_path: Pa
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match="--output-dir"):
         export(collate(store, factories.submitted(store)), tmp_path / "file" / "results")
-    with pytest.raises(BadInput, match="Possible: csv, detailed, profiles, tensorboard"):
+    with pytest.raises(BadInput, match="Possible: csv, detailed, profiles, report, tensorboard"):
         export(collate(store, "latest"), tmp_path, "xlsx")
 
 
@@ -477,7 +477,7 @@ def test_the_command_writes_every_format_it_is_asked_for_once(store: Store, comm
     ("arguments", "hint"),
     [
         (["--format", "csv,tensorbord"], "Did you mean 'tensorboard'?"),
-        (["--format", ""], "Possible: csv, detailed, profiles, tensorboard"),
+        (["--format", ""], "Possible: csv, detailed, profiles, report, tensorboard"),
         (["latest", "--watch"], "exclude each other"),
         (["--metrics-port", "9108"], "--metrics-port belongs to --watch"),
         (["--every", "1"], "--every belongs to --watch"),
