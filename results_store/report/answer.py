@@ -164,7 +164,7 @@ def _few_repeats(best: Entry) -> str:
         return ""
     return (
         f"Measured in {_count(best.row.repeats_measured, 'repeat')}, which claims no difference between recipes: "
-        "processes differ. The protocol `standard` measures ten, each beside the baseline."
+        "processes differ. The standard protocol measures ten, each beside the baseline."
     )
 
 

@@ -244,14 +244,16 @@ def _home(place: _Place, measured: list[_Place]) -> _Place:
 
 
 def _foremost(rows: list[Row], most: int) -> list[Row]:
-    """The rows that matter most, in the order of the matrix: front, baselines, then by throughput."""
+    """The rows that matter most, in the order of the matrix: front, its baselines, others, then by throughput."""
     ahead = _on_front(rows)
+    batches = {rows[number].cell.batch_size for number in ahead}
 
-    def rank(number: int) -> tuple[bool, bool, bool, float]:
+    def rank(number: int) -> tuple[bool, bool, bool, bool, float]:
         row = rows[number]
         throughput = row.figures.throughput if row.figures else None
         is_own = str(row.cell.recipe) == control_of(row)
-        return not is_usable(row), number not in ahead, not is_own, -(throughput or 0.0)
+        is_needed = is_own and row.cell.batch_size in batches
+        return not is_usable(row), number not in ahead, not is_needed, not is_own, -(throughput or 0.0)
 
     return [rows[number] for number in sorted(sorted(range(len(rows)), key=rank)[:most])]
 

@@ -87,6 +87,7 @@ _MOST_BEHIND = 30
 #: Recipes in a chart that has a line for each, those of the highest throughput first.
 _MOST_ROWS = 30
 _MOST_ON_FRONT = 20
+_MOST_TICKS = 8
 #: A range wider than this is drawn in logarithms.
 _WIDE = 15.0
 _ROW_PX, _LABEL_CHARS = 38, 52
@@ -609,10 +610,7 @@ def changes(comparisons: Sequence[Comparison]) -> Chart:
         ]
         if own:
             data.append(_changes_of(own, said, colour, symbol))
-    labels = [
-        f"{_short(str(one.cell.recipe))} · {one.cell.model}, batch {one.cell.batch_size}, {one.cell.device}"
-        for one in rows
-    ]
+    labels = _labels(rows)
     layout = _row_layout(labels, {"title": "change of time, % (less is faster)"})
     layout["xaxis"] |= {"zeroline": True, "zerolinecolor": _MUTED, "zerolinewidth": 1}
     more = f" The {_MOST_ROWS} that changed most; {len(told) - len(rows)} more are in the table." * (
@@ -625,6 +623,17 @@ def changes(comparisons: Sequence[Comparison]) -> Chart:
         columns=columns,
         rows=tuple(_change_row(one, label) for one, label in zip(rows, labels, strict=True)),
     )
+
+
+def _labels(rows: Sequence[Comparison]) -> list[str]:
+    """What each cell is called: its recipe, and what they do not all have in common."""
+    parts = [(one.cell.model, f"batch {one.cell.batch_size}", one.cell.device) for one in rows]
+    varied = [len(set(values)) > 1 for values in zip(*parts, strict=True)]
+    told = [", ".join(text for text, is_told in zip(own, varied, strict=True) if is_told) for own in parts]
+    return [
+        " · ".join(filter(None, (_short(str(one.cell.recipe)), text)))
+        for one, text in zip(rows, told, strict=True)
+    ]
 
 
 def _changes_of(own: Sequence[tuple[int, Difference]], said: str, colour: str, symbol: str) -> dict[str, Any]:
@@ -685,11 +694,17 @@ def _row_layout(labels: Sequence[str], x: Mapping[str, Any]) -> dict[str, Any]:
 def _batch_axis(group: Group) -> dict[str, Any]:
     batches = group.batches
     ends = (math.log10(batches[0] / 1.4), math.log10(batches[-1] * 1.4))
+    # no more than a phone has room for
+    apart = (batches[-1] / batches[0]) ** (1 / _MOST_TICKS)
+    ticks: list[int] = []
+    for batch in batches:
+        if not ticks or batch >= ticks[-1] * apart:
+            ticks.append(batch)
     return {
         "title": "batch size",
         "type": "log",
-        "tickvals": list(batches),
-        "ticktext": [str(batch) for batch in batches],
+        "tickvals": ticks,
+        "ticktext": [str(batch) for batch in ticks],
         "range": [round(end, 4) for end in ends],
     }
 

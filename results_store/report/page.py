@@ -165,7 +165,7 @@ def _facts(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "models": _each(cell.model for cell in cells),
         "recipes": len({cell.recipe for cell in cells}),
-        "batches": sorted({cell.batch_size for cell in cells}),
+        "batches": _each(map(str, sorted({cell.batch_size for cell in cells})), most=10),
         "devices": _each(cell.device for cell in cells),
         "data": _each(f"{cell.dataset}, {cell.image_size}×{cell.image_size}" for cell in cells),
         "weights": _each(cell.weights or "trained here, or random without labels" for cell in cells),
