@@ -203,7 +203,7 @@ def _already(desk: Desk, run: RunInfo, output: Path | None) -> int:
 
 
 def _hand_over(desk: Desk, run: RunInfo, output: Path | None) -> int:
-    """Prints the results and writes the CSV and what goes with it; the CSV's path is the last line."""
+    """Prints the results, writes the CSV, the report and what goes with them; the CSV's path is the last line."""
     ended = desk.store.progress(run.run_id)
     collated = collate(desk.store, run.run_id)
     paths = {name: export(collated, output or inside(RESULTS, run.folder), name) for name in DEFAULT}
@@ -214,6 +214,7 @@ def _hand_over(desk: Desk, run: RunInfo, output: Path | None) -> int:
     if ended.states.get(State.FAILED, 0):
         desk.say(show.retry(ended))
     log.info("run %s has ended: %s", run.run_id, paths["csv"], extra={"run": run.run_id})
+    desk.say(f"For people: {paths['report']}")
     desk.say(str(paths["csv"]))
     return show.exit_code(ended)
 

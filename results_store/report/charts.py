@@ -491,7 +491,10 @@ def pays(group: Group, batch: int, observed: Observed) -> Chart:
         "x": [even.samples for _, even in after],
         "y": list(range(len(after))),
         "marker": {"color": _BLUE, "size": 11, "symbol": [_symbol("circle", entry) for entry, _ in after]},
-        "error_x": {
+        "hovertemplate": "%{x:,} samples<extra></extra>",
+    }
+    if any(even.low is not None for _, even in after):
+        dots["error_x"] = {
             "type": "data",
             "symmetric": False,
             "array": [_beyond(even.samples, even.high) for _, even in after],
@@ -499,9 +502,7 @@ def pays(group: Group, batch: int, observed: Observed) -> Chart:
             "color": _BLUE,
             "thickness": 1.5,
             "width": 4,
-        },
-        "hovertemplate": "%{x:,} samples<extra></extra>",
-    }
+        }
     labels = [f"{_short(entry.recipe)}{_mark(entry)} · {even.samples:,}" for entry, even in after]
     axis: dict[str, Any] = {
         "title": "samples until it pays off",

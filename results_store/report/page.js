@@ -310,7 +310,7 @@
     const doubt = value(best, "verdict") === "SUSPECT" ? " This row is SUSPECT: see its reason below." : "";
     const right = value(best, "accuracy_top1") === null ? "" : `, top-1 ${shown(value(best, "accuracy_top1"))} %${interval(best, "accuracy_top1")}`;
     const unsure = least !== null && value(best, "accuracy_top1_low") < least ? " The low end of its accuracy's interval is under your limit." : "";
-    const late = value(best, tail) === null ? "" : `, ${told(best, tail)} at ${tail.match(/p\d+/)[0]}`;
+    const late = tail.endsWith("p50_ms") || value(best, tail) === null ? "" : `, ${told(best, tail)} at ${tail.match(/p\d+/)[0]}`;
     const sentence = made("p", { className: "sentence" }, ...breakable(
       `Deploy ${value(best, "optimization_technique")} at batch ${value(best, "batch_size")} on ${value(best, "device")}: ` +
       `${shown(value(best, "throughput_samples_sec"))} samples/s, ${shown(value(best, "latency_p50_ms"))} ms per batch` +
