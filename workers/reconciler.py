@@ -83,6 +83,8 @@ class Reconciler:
         on_life: Callable[[], None] = lambda: None,
         figures: Figures | None = None,
         grace_s: float = 0.0,
+        *,
+        was_away: bool = False,
     ) -> None:
         self._store = store
         self._broker = broker
@@ -94,7 +96,8 @@ class Reconciler:
         #: Leases run out while the database is away: who has kept a result then has so long to come back with it
         #: before the job is given to somebody else.
         self._grace_s = grace_s
-        self._patient_until = clock()
+        #: Also where the database has just come back for the first time that it was looked for.
+        self._patient_until = clock() + (grace_s if was_away else 0.0)
         #: Job → (when it may be published again, the pause after that).
         self._published: dict[str, tuple[float, float]] = {}
 
@@ -202,6 +205,7 @@ def run(settings: Settings, worker_id: str, stop: threading.Event, counted: Path
                     figures=figures,
                     # From the last look in vain, which may be that long before the first good one.
                     grace_s=settings.lease_s + settings.reconcile_s,
+                    was_away=bool(trouble),
                 )
             reconciler.step()
             if trouble:

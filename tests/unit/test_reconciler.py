@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 import pytest
 
 from farm.errors import Unreachable
+from farm.settings import Settings
 from results_store.store import Store
 from tests import factories
+from workers import reconciler as reconciling
 from workers.reconciler import FIRST_PAUSE_S, LONGEST_PAUSE_S, Pulse, Reconciler
 
 
@@ -241,3 +244,35 @@ def test_after_an_outage_who_kept_a_result_may_come_back_with_it_first(
     assert short.claim("cpu@alpha") is not None
     clock.now = 40.0
     assert reconciler.step() == 1
+
+
+def test_who_begins_while_the_database_is_away_is_as_patient(
+    store: Store, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(store)
+    assert Store(store._database, lease_s=-1.0).claim("cpu@alpha") is not None
+    away = iter([True, False])
+
+    def opened(*_: object, **__: object) -> Store:
+        if next(away):
+            raise Unreachable("away")
+        return store
+
+    monkeypatch.setattr(reconciling, "open_store", opened)
+    monkeypatch.setattr(reconciling, "RedisBroker", lambda _: broker)
+    rounds = Rounds(5)
+    reconciling.run(Settings(lease_s=600.0, reconcile_s=0.01), "cpu@alpha", rounds)
+    assert rounds.left == 0
+    assert broker.sent == []
+
+
+class Rounds(threading.Event):
+    """Says to stop after so many rounds."""
+
+    def __init__(self, left: int) -> None:
+        super().__init__()
+        self.left = left
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.left -= 1
+        return self.left <= 0
