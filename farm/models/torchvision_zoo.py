@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
 
 from farm.errors import BadInput, FarmError
 
@@ -196,6 +197,8 @@ def pretrained(name: str) -> tuple[dict[str, torch.Tensor], str]:
         with _impatient():
             state = published.get_state_dict(check_hash=True, progress=False, weights_only=True)
     except (OSError, HTTPException, RuntimeError) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it is the server's answer too, with its connection
         raise FarmError(_unavailable(name, published.url, file, error)) from None
     return dict(state), f"torchvision {published}{_unusual(published)}"
 

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import numpy as np
 import pytest
@@ -355,6 +356,9 @@ def test_a_server_without_the_file_is_said_with_both_ways_out(
         loaded(tmp_path, "pretrained", data(WNIDS[:2]))
     for part in (f"{server.url}/{name}", str(cached(tmp_path, name).parent), "--weights FILE --sha256 HEX", "404"):
         assert part in str(refused.value)
+    answer = refused.value.__context__
+    assert isinstance(answer, HTTPError)
+    assert answer.fp.closed
 
 
 def test_offline_there_is_an_error_and_no_model(tmp_path: Path) -> None:
