@@ -339,7 +339,10 @@ class LocalFarm:
         try:
             with opener.open(request, timeout=5) as answer:
                 return bytes(answer.read())
-        except (urllib.error.URLError, OSError):
+        except urllib.error.HTTPError as error:
+            error.close()
+            return None
+        except OSError:
             return None
 
 

@@ -139,7 +139,8 @@ def test_flower_shows_to_those_it_knows_and_controls_nothing(
         with opener.open(request, timeout=20) as answer:
             found = answer.status
     except urllib.error.HTTPError as error:
-        found = error.code
+        with error:
+            found = error.code
     assert found == status
 
 
