@@ -66,7 +66,9 @@ def doubted(verdicts: Sequence[Verdict], whose: str) -> float:
     kinds = Counter(code for verdict in flagged for code in {reason.code for reason in verdict.reasons})
     why = ", ".join(f"{count} {code}" for code, count in kinds.most_common())
     print(f"{len(flagged)} of {len(verdicts)} {whose} were doubted{f': {why}' if why else ''}", flush=True)
-    for text, count in Counter(_FIGURE.sub("…", reason.text) for v in flagged for reason in v.reasons).most_common():
+    for text, count in Counter(
+        _FIGURE.sub("…", reason.text) for v in flagged for reason in v.reasons
+    ).most_common():
         print(f"  {count} × {text}", flush=True)
     return len(flagged) / len(verdicts)
 

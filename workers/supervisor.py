@@ -258,7 +258,9 @@ class Supervisor:
             tick=lambda: self._renew(claim) or self._overflow(temporary),
             tick_s=self._settings.renew_s,
             template=self._template(claim, processors) if phase == "measure" else None,
-            hangs=lambda pid: self._quarantine(f"process {pid} was killed and does not end: it hangs in the kernel"),
+            hangs=lambda pid: self._quarantine(
+                f"process {pid} was killed and does not end: it hangs in the kernel"
+            ),
         )
 
     def _template(self, claim: Claim, processors: Sequence[int]) -> Template | None:

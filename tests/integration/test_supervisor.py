@@ -521,7 +521,10 @@ def test_what_cannot_be_stored_ends_as_an_error_also_in_the_log(
 
     reason = "what was measured cannot be stored: ValueError: no database stores this"
     with caplog.at_level(logging.INFO):
-        assert farm.supervisor("ok()", store=Choosy(farm.store, [])).handle(farm.submit()) == f"failed: error: {reason}"
+        assert (
+            farm.supervisor("ok()", store=Choosy(farm.store, [])).handle(farm.submit())
+            == f"failed: error: {reason}"
+        )
     [said] = [record for record in caplog.records if " ends: " in record.getMessage()]
     assert vars(said)["outcome"] == "error"
 

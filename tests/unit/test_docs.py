@@ -31,7 +31,6 @@ def test_every_file_that_a_command_of_a_page_takes_is_there(page: Path) -> None:
 def test_the_page_of_settings_has_every_variable() -> None:
     page = (ROOT / "docs/settings.md").read_text()
     wanted = {
-        str(field.validation_alias or f"FARM_{name.upper()}")
-        for name, field in Settings.model_fields.items()
+        str(field.validation_alias or f"FARM_{name.upper()}") for name, field in Settings.model_fields.items()
     }
     assert not [variable for variable in sorted(wanted) if f"`{variable}`" not in page]
