@@ -17,4 +17,4 @@ def protect() -> None:
 def hush() -> None:
     """Call it before torch's profiler is used: on a host without a GPU that writes of an error which is none."""
     # Its faults are raised in Python all the same.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    os.environ["KINETO_LOG_LEVEL"] = "99"
