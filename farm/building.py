@@ -127,7 +127,7 @@ def build(spec: JobSpec, settings: Settings) -> float:
     # Training with glibc untouched can take 20 times as long: a page fault for every tensor, every step.
     allocator.apply("pinned_malloc")
     here = environment_of(spec, settings)
-    devices.open_device(spec.device_kind, here.threads)
+    devices.open_device(spec.device_kind, here.threads, here.device_uuid)
     plan = _Plan(spec, settings, here)
     with memory_errors():
         made = (plan.weights(), plan.reference(), plan.compressed(), plan.artifact())

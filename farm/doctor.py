@@ -15,6 +15,7 @@ from farm.devices.files import ROOT, number, text
 from farm.devices.nvml import GpuState
 from farm.devices.rapl import Rapl
 from farm.errors import Unsupported
+from farm.measurement import GpuFacts
 
 _CPU = "sys/devices/system/cpu"
 
@@ -335,7 +336,7 @@ def tools(host: Host) -> Iterator[Finding]:
 
 
 def graphics(host: Host) -> Iterator[Finding]:
-    """GPUs that go to sleep, or that others use."""
+    """GPUs: what they are; and those that go to sleep, that others use, or that take one process only."""
     for gpu in host.gpus:
         if gpu.processes:
             yield _warning(
@@ -351,8 +352,28 @@ def graphics(host: Host) -> Iterator[Finding]:
                 "the driver starts anew for every process: loading takes seconds longer, and clocks are forgotten",
                 f"sudo nvidia-smi -i {gpu.uuid} -pm 1",
             )
-        if not gpu.processes and gpu.is_persistent is not False:
-            yield _ok(gpu.uuid, gpu.name)
+        if gpu.facts.compute_mode not in (None, "default"):
+            yield _warning(
+                gpu.uuid,
+                f"compute mode of {gpu.name} is {gpu.facts.compute_mode}",
+                "a cell and its live control are two processes on one GPU: nothing paired can be measured",
+                f"sudo nvidia-smi -i {gpu.facts.part_of or gpu.uuid} -c DEFAULT",
+            )
+        yield _ok(gpu.uuid, f"{gpu.name}: {_described(gpu.facts)}")
+
+
+def _described(gpu: GpuFacts) -> str:
+    """What the driver says of a GPU, in a few words."""
+    memory_gib = None if gpu.memory_bytes is None else gpu.memory_bytes / _GIB
+    clock_mhz = None if gpu.sm_set_hz is None else gpu.sm_set_hz / 1e6
+    told = {
+        "compute capability {}": gpu.compute_capability,
+        "{} GiB": memory_gib,
+        "power limit {} W": gpu.power_limit_w,
+        "application clock {} MHz": clock_mhz,
+    }
+    words = [text.format("unknown" if value is None else f"{value:g}") for text, value in told.items()]
+    return ", ".join([*words, *([] if gpu.part_of is None else [f"a slice of {gpu.part_of}"])])
 
 
 #: Every check, in the order in which findings of one level are shown.

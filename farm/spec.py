@@ -75,8 +75,8 @@ BatchSize = Annotated[int, Field(ge=1, le=MAX_BATCH_SIZE)]
 ImageSize = Annotated[int, Field(ge=32, le=2048)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 #: Left out of what is written down where there are none, so that what was measured before keeps its key.
-_Unwritten = Field(exclude_if=lambda value: value is None)
-Weights = Annotated[str | None, BeforeValidator(weights.check), _Unwritten]
+UNWRITTEN = Field(exclude_if=lambda value: value is None)
+Weights = Annotated[str | None, BeforeValidator(weights.check), UNWRITTEN]
 
 
 def _as_percentiles(value: Any) -> Any:
@@ -130,7 +130,7 @@ class Protocol(Value):
     remeasure: int = Field(default=2, ge=0, le=10)
     #: The first repeat of a cell also profiles its operators, after everything was timed.
     profile: bool = True
-    #: Where the device counts its energy, calls go on for so long between two readings; 0 leaves it out.
+    #: Where the device counts its energy, calls go on for at least so long between two readings; 0 leaves it out.
     energy_s: float = Field(default=1.0, ge=0, le=600)
     #: The supervisor looks at the host and the device this often; None never does.
     telemetry_s: float | None = Field(default=0.5, ge=0.05)
@@ -249,7 +249,7 @@ class Cell(Value):
     #: `pretrained` or `sha256:…`; None is trained here or, where there are no labels, random from a fixed seed.
     weights: Weights = None
     #: Digest of a model of an installed package, where the submitter has it.
-    model_digest: Annotated[str | None, _Unwritten] = None
+    model_digest: Annotated[str | None, UNWRITTEN] = None
     protocol: Protocol
 
     @property
@@ -315,7 +315,7 @@ class Matrix(Value):
     #: As in `Cell`.
     weights: Weights = None
     #: By the model's name.
-    model_digests: Annotated[dict[str, str] | None, _Unwritten] = None
+    model_digests: Annotated[dict[str, str] | None, UNWRITTEN] = None
     protocol: Protocol
     repeats: int = Field(ge=1, le=1000)
     #: Seed of the order in which cells are measured.

@@ -72,6 +72,11 @@ class WorkerInfo:
     #: Since when it is quarantined, likewise.
     quarantined_since: float | None = None
 
+    @property
+    def part_of(self) -> str | None:
+        """UUID of the GPU that its device is a slice of; None where it is none."""
+        return None if self.environment.gpu is None else self.environment.gpu.part_of
+
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:

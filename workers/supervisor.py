@@ -168,7 +168,8 @@ class Supervisor:
     @contextlib.contextmanager
     def _device(self) -> Iterator[Held]:
         threads, uuid = self._worker.threads, self._worker.device_uuid
-        with locks.hold(self._settings.lock_dir, threads, uuid) as held, self._figures.busy():
+        hold = locks.hold(self._settings.lock_dir, threads, uuid, part_of=self._worker.part_of)
+        with hold as held, self._figures.busy():
             yield held
 
     def _attempt(self, claim: Claim, held: Held) -> tuple[PhaseEnd, str]:

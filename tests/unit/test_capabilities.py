@@ -18,7 +18,7 @@ from workers import capabilities, locks
 
 
 def gpu(number: int, name: str = "NVIDIA H200") -> Gpu:
-    return Gpu(uuid=f"GPU-{number}", name=name, driver="580.1", memory_bytes=141 << 30)
+    return Gpu(uuid=f"GPU-{number}", name=name, driver="580.1")
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_a_name_that_tools_would_trip_over_is_refused(name: str) -> None:
     ],
 )
 def test_only_visible_gpus_are_chosen_from(visible: str | None, left: list[str]) -> None:
-    assert [found.uuid for found in capabilities.among([gpu(1), gpu(2)], visible)] == left
+    assert [found.uuid for found in nvml.among([gpu(1), gpu(2)], visible)] == left
 
 
 def test_workers_that_start_together_take_different_gpus(two_gpus: None, tmp_path: Path) -> None:
