@@ -43,6 +43,10 @@ CLAIM_PATIENCE_S = 60.0
 QUARANTINE_PATIENCE_S = 10.0
 _QUARANTINE_LOOK_S = 1.0
 
+#: A message whose job waits for another worker, which has what it asks for, is kept so long likewise.
+OTHERS_PATIENCE_S = 10.0
+_OTHERS_LOOK_S = 1.0
+
 #: Libraries that make threads, each told in its own way how many.
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -51,6 +55,8 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
+
+_SKIPPED = "skipped"
 
 T = TypeVar("T")
 
@@ -96,13 +102,24 @@ class Supervisor:
                 with logs.about(
                     worker=self._worker.id, device=self._worker.device_uuid or self._worker.device_kind
                 ):
-                    return self._serve(job_id)
+                    return self._served(job_id)
             except Unreachable as error:
                 if time.monotonic() + pause_s > given_up_at:
                     log.error("job %s was not begun: %s", job_id, error)
                     return "skipped: the database does not answer"
                 time.sleep(pause_s)
         raise AssertionError("the pauses never end")
+
+    def _served(self, job_id: str) -> str:
+        """As `_serve`; where nothing is ours while the message's job waits for another worker, it is tried for a while.
+
+        Else an idle worker that cannot do a job would use up the messages of the busy one that can.
+        """
+        until, text = time.monotonic() + OTHERS_PATIENCE_S, self._serve(job_id)
+        while text == _SKIPPED and self._store.is_waiting(job_id) and time.monotonic() < until:
+            time.sleep(_OTHERS_LOOK_S)
+            text = self._serve(job_id)
+        return text
 
     def _serve(self, job_id: str) -> str:
         if (quarantined := self._quarantined()) is not None:
@@ -115,7 +132,7 @@ class Supervisor:
             claim = self._store.claim(self._worker.id, job_id)
             self._figures.claimed(time.monotonic() - began, claim is not None)
             if claim is None:
-                return "skipped"
+                return _SKIPPED
             logs.note(run=claim.run_id, job=claim.job_id, attempt=claim.attempt)
             log.info("job %s begins: %s batch %d", claim.job_id, claim.spec.variant, claim.spec.batch_size)
             ended, phase = self._attempt(claim, held)

@@ -321,7 +321,7 @@ def _asked(wanted: Mapping[str, Callable[[Any], float]], gpu: Any, missing: dict
 
 def _version(major: int, minor: int) -> float:
     """A compute capability as a number: the minor part has one digit."""
-    return major + minor / 10
+    return round(major + minor / 10, 1)
 
 
 def _compute_mode(number: int) -> str:
