@@ -28,7 +28,7 @@ class Driver:
         self.clocks_mhz = {self.NVML_CLOCK_SM: 1755, self.NVML_CLOCK_MEM: 2619}
         self.processes, self.reasons, self.persistence = 1, 0, 1
         #: As nvmlComputeMode_t numbers them; and the UUIDs of its slices, where it is divided.
-        self.compute_mode = 0
+        self.compute_mode, self.capability = 0, (9, 0)
         self.slices: tuple[str, ...] = ()
         monkeypatch.setattr(nvml, "pynvml", self)
 
@@ -56,7 +56,7 @@ class Driver:
             "nvmlDeviceGetClockInfo": lambda gpu, kind: self.clocks_mhz[kind],
             "nvmlDeviceGetMaxClockInfo": lambda gpu, kind: {self.NVML_CLOCK_SM: 1980, self.NVML_CLOCK_MEM: 3201}[kind],
             "nvmlDeviceGetMemoryBusWidth": lambda gpu: 6144,
-            "nvmlDeviceGetCudaComputeCapability": lambda gpu: (9, 0),
+            "nvmlDeviceGetCudaComputeCapability": lambda gpu: self.capability,
             "nvmlDeviceGetPowerManagementLimit": lambda gpu: 700_000,
             "nvmlDeviceGetComputeMode": lambda gpu: self.compute_mode,
             "nvmlDeviceGetMigMode": lambda gpu: [int(bool(self.slices))] * 2,

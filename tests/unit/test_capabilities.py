@@ -13,6 +13,7 @@ from farm.errors import BadInput
 from farm.settings import Settings
 from results_store.store import WorkerInfo, open_store
 from tests import factories
+from tests.fakes.driver import UUID, Driver
 from workers import __main__ as door
 from workers import capabilities, locks
 
@@ -127,3 +128,15 @@ def test_workers_that_start_together_take_different_gpus(two_gpus: None, tmp_pat
 def test_a_worker_with_a_gpu_claims_nothing_before_that_was_probed(two_gpus: None) -> None:
     assert capabilities.capabilities("cuda").quarantined == "its device has not been probed yet"
     assert capabilities.capabilities("cpu").quarantined is None
+
+
+def test_a_slice_of_a_gpu_has_a_queue_of_its_own_and_says_what_it_is_a_part_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Driver(monkeypatch).slices = ("MIG-a", "MIG-b")
+    first = capabilities.capabilities("cuda")
+    second = capabilities.capabilities("cuda", living=[first])
+    assert (first.device_uuid, second.device_uuid) == ("MIG-a", "MIG-b")
+    assert first.queues == ("gpu", "gpu.h200-mig-1g")
+    assert first.part_of == second.part_of == UUID
+    assert capabilities.capabilities("cpu").part_of is None
