@@ -36,9 +36,9 @@ class Precision:
     #: The dtype that convolutions must run in, by device; devices without one cannot have this precision.
     dtypes: Mapping[str, str]
     tolerance: Tolerance
-    #: Least compute capability of a GPU that multiplies so itself; None where any does. What it has not, a library
-    #: computes in another way, or leaves out without a word. Sources: the tables of tensor cores in NVIDIA's CUDA C++
-    #: programming guide (compute capabilities), and TensorRT's support matrix.
+    #: Least compute capability of a GPU that multiplies so itself; None where any does. What it has not, a
+    #: library computes in another way, or leaves out without a word. Sources: the tables of tensor cores in
+    #: NVIDIA's CUDA C++ programming guide (compute capabilities), and TensorRT's support matrix.
     capability: float | None = None
 
     @property

@@ -3,12 +3,13 @@
 The model is the roofline's (Williams, Waterman and Patterson, 2009): a call takes at least its operations ÷ the
 operations a second that the device can do, and at least its traffic ÷ the bytes a second that its memory moves.
 
-- **Operations** are two for each multiply-accumulate of convolutions and Linear layers, as a direct convolution needs
-  them. An algorithm that needs fewer (Winograd's) may thus come out above 1.
-- **Traffic** is a lower bound: the weights once per batch, the input once, the output once, each number in as many bytes
-  as the precision multiplies. Activations between layers, which are most of the traffic of many models, are left out;
-  and what stays in a cache from call to call is counted all the same.
-- **Limits** are the dense ones at the highest clock. Where a device does not tell what is needed for one, there is none.
+- **Operations** are two for each multiply-accumulate of convolutions and Linear layers, as a direct convolution
+  needs them. An algorithm that needs fewer (Winograd's) may thus come out above 1.
+- **Traffic** is a lower bound: the weights once per batch, the input once, the output once, each number in as many
+  bytes as the precision multiplies. Activations between layers, which are most of the traffic of many models, are
+  left out; and what stays in a cache from call to call is counted all the same.
+- **Limits** are the dense ones at the highest clock. Where a device does not tell what is needed for one, there is
+  none.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from farm import limits, statistics
 from farm.measurement import Environment, Hardware, Measurement
 from farm.recipe import Recipe
 
-#: Operations per core (as the driver counts them) and cycle, by compute capability and the bits that are multiplied.
-#: From the tables of NVIDIA's white papers: dense throughput ÷ cores ÷ boost clock, of V100; T4; A100; RTX A6000; RTX 6000
-#: Ada; H100. What is not there is not known. GeForce cards add up in fp32 at half the rate of 16 bits given here.
+#: Operations per core (as the driver counts them) and cycle, by compute capability and the bits of each factor.
+#: From the tables of NVIDIA's white papers: dense throughput ÷ cores ÷ boost clock, of V100; T4; A100; RTX A6000;
+#: RTX 6000 Ada; H100. What is not there is not known. GeForce cards add up in fp32 at half the rate of 16 bits.
 _PER_CORE_AND_CYCLE: Mapping[float, Mapping[int, int]] = {
     7.0: {32: 2, 16: 16},
     7.5: {32: 2, 16: 16, 8: 32},
@@ -53,8 +54,8 @@ def bandwidth_share(measurement: Measurement) -> float | None:
 def operations_per_s(recipe: Recipe, where: Environment, hardware: Hardware | None) -> float | None:
     """The device's arithmetic limit for a recipe's precision; None where too little is known of the device.
 
-    Of a CPU: two vector units of the widest kind in each core, at the highest clock that the kernel names, which few
-    have with all cores busy. In a virtual machine that is not told.
+    Of a CPU: two vector units of the widest kind in each core, at the highest clock that the kernel names, which
+    few have with all cores busy. In a virtual machine that is not told.
     """
     known, bits = hardware or Hardware(), limits.bits(recipe)
     if where.device_kind == "cpu":
@@ -67,7 +68,7 @@ def operations_per_s(recipe: Recipe, where: Environment, hardware: Hardware | No
 
 
 def bytes_per_s(where: Environment, hardware: Hardware | None) -> float | None:
-    """The limit of the device's memory: two bits for each line of its bus and clock; None where nobody tells it."""
+    """The limit of the device's memory: two bits for each line and clock of its bus; None where nobody tells."""
     known = hardware or Hardware()
     if _is_slice(where) or known.memory_highest_hz is None or known.memory_bus_bits is None:
         return None

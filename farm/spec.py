@@ -345,7 +345,8 @@ class Matrix(Value):
     def _memory_of_gpus(self) -> Matrix:
         if self.min_vram_mb is not None and all(device == "cpu" for device in self.devices):
             raise ValueError(
-                f"min_vram_mb is {self.min_vram_mb}, and the matrix names no GPU: leave it out, or add --devices cuda."
+                f"min_vram_mb is {self.min_vram_mb}, and the matrix names no GPU: leave it out, or add "
+                "--devices cuda."
             )
         return self
 

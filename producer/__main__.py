@@ -128,7 +128,10 @@ def submit_matrix(
     workers: Workers = None,
     again: Annotated[bool, typer.Option("--again", help="Measure anew what was measured before.")] = False,
     require_workers: Annotated[
-        bool, typer.Option("--require-workers", help="Refuse where a queue has no living worker, or none has what a job needs.")
+        bool,
+        typer.Option(
+            "--require-workers", help="Refuse where a queue has no living worker, or none has what a job needs."
+        ),
     ] = False,
     output_dir: Output = None,
     metrics_port: MetricsPort = None,

@@ -260,8 +260,8 @@ def _take(
 def _left_to_others(connection: sa.Connection, worker: _Worker) -> list[str]:
     """The requirements that this worker does not meet and another one does, which lives.
 
-    A device that is being probed, or looked after, counts. What no living worker meets is for anybody who serves its
-    queue: to be told `unsupported`, and why, is better than to wait for ever.
+    A device that is being probed, or looked after, counts. What no living worker meets is for anybody who serves
+    its queue: to be told `unsupported`, and why, is better than to wait for ever.
     """
     known = {text: records.requirement(text) for text in connection.scalars(sa.select(requirements.c.requirement))}
     asked = {text: wanted for text, wanted in known.items() if wanted and wanted.queue in worker.queues}

@@ -208,8 +208,8 @@ class Store:
         threads than the worker has; its cell bound to the worker's environment class, to none, or to one
         of which no worker lives. The claim binds the cell.
 
-        A job that asks for what this worker lacks is left to another living one that has it; where its class has begun
-        the cell, or no living worker has it, it is taken all the same, and found unsupported.
+        A job that asks for what this worker lacks is left to another living one that has it; where its class has
+        begun the cell, or no living worker has it, it is taken all the same, and found unsupported.
 
         A job whose result the worker's class already has is passed over: it ends with that, without an attempt,
         but for the jobs of runs that were submitted `again`.

@@ -111,7 +111,7 @@ class Supervisor:
         raise AssertionError("the pauses never end")
 
     def _served(self, job_id: str) -> str:
-        """As `_serve`; where nothing is ours while the message's job waits for another worker, it is tried for a while.
+        """As `_serve`; while nothing is ours and the message's job waits for another worker, tried for a while.
 
         Else an idle worker that cannot do a job would use up the messages of the busy one that can.
         """

@@ -1,7 +1,7 @@
 """Devices, one file each: how to wait for one, what memory it took, and how to set it up.
 
-A device is a module-level function `open_device(threads, uuid) -> Device` in `farm/devices/<kind>.py`. The other files
-here tell what can be read of it while something else is measured, without torch.
+A device is a module-level function `open_device(threads, uuid) -> Device` in `farm/devices/<kind>.py`. The other
+files here tell what can be read of it while something else is measured, without torch.
 """
 
 from __future__ import annotations

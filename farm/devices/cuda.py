@@ -34,8 +34,8 @@ class Cuda:
     def peak_bytes(self) -> tuple[int | None, int | None]:
         """Peak of torch's allocator, and what the device holds more than before this process used it.
 
-        The second is a difference of what everybody uses, because a container is shown the host's process ids. It is
-        a peak because torch and the libraries keep what they once took.
+        The second is a difference of what everybody uses, because a container is shown the host's process ids. It
+        is a peak because torch and the libraries keep what they once took.
         """
         now = self._used_bytes()
         seen = None if now is None or self._before is None else max(0, now - self._before)

@@ -13,8 +13,8 @@ from farm.measurement import Energy, Environment
 from farm.spec import JobSpec
 from farm.timing import Stopwatch
 
-#: Each end of the window is late by a call or, where calls are longer than that, by a step of the counter: the window
-#: is so many times as long, so that both ends together are 2 % of it at most.
+#: Each end of the window is late by a call or, where calls are longer than that, by a step of the counter: the
+#: window is so many times as long, so that both ends together are 2 % of it at most.
 _TIMES_LATENESS = 100
 #: A counter that has not moved for so much longer than the protocol's time does not count.
 _PATIENCE_S = 10.0

@@ -118,7 +118,7 @@ def test_energy_and_a_gpus_utilization_have_columns(store: Store, tmp_path: Path
 def test_what_bounds_a_gpu_and_how_near_a_row_comes_to_it_have_columns(store: Store, tmp_path: Path) -> None:
     run = factories.submitted(store)
     facts = {"compute_capability": 9.0, "memory_bytes": 141 << 30, "power_limit_w": 700}
-    # 2 × 33.5e9 operations in 10 ms are a tenth of what 16896 cores do at 1.98 GHz; 32.0e6 bytes are 0.065 % of memory
+    # 66.9e9 operations in 10 ms are a tenth of what 16896 cores do at 1.98 GHz; 32.0e6 bytes are 0.065 %
     measure(
         store,
         environment=factories.environment(device_kind="cuda", gpu=facts),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -14,18 +16,20 @@ from tests.fakes.driver import UUID, Driver
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was called of torch.cuda, in order; its allocator held 3 GiB."""
     called: list[str] = []
-    answers = {
-        "is_available": True,
-        "reset_peak_memory_stats": None,
-        "max_memory_allocated": 3 << 30,
-        "synchronize": None,
-    }
-    for name, answer in answers.items():
-        monkeypatch.setattr(
-            torch.cuda, name, lambda name=name, answer=answer: called.append(name) or answer, raising=True
-        )
-    for settings in (torch.backends.cuda.matmul, torch.backends.cudnn.conv):
-        monkeypatch.setattr(settings, "fp32_precision", "tf32")
+
+    def stand_in(name: str, answer: Any) -> None:
+        def call() -> Any:
+            called.append(name)
+            return answer
+
+        monkeypatch.setattr(torch.cuda, name, call)
+
+    stand_in("is_available", True)
+    stand_in("reset_peak_memory_stats", None)
+    stand_in("max_memory_allocated", 3 << 30)
+    stand_in("synchronize", None)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32")
+    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "tf32")
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     return called
 

@@ -125,9 +125,9 @@ def gpu_worker(name: str, packages: dict[str, str], **fields: Any) -> WorkerInfo
 def test_what_no_living_worker_has_is_named_with_the_recipes_that_ask_for_it() -> None:
     matrix = factories.matrix(optimizations=("baseline", "tensorrt", "fp16+tensorrt"), devices=("cuda",), repeats=3)
     plain = gpu_worker("gpu@alpha", {"torch": "2"})
-    [sentence] = submit.unable(matrix, [plain])
-    assert "Queue gpu (6 jobs: tensorrt, fp16+tensorrt): no living worker has onnx, onnxscript, tensorrt" in sentence
-    assert "`unsupported`" in sentence
+    [said] = submit.unable(matrix, [plain])
+    assert "Queue gpu (6 jobs: tensorrt, fp16+tensorrt): no living worker has onnx, onnxscript, tensorrt" in said
+    assert "`unsupported`" in said
     able = gpu_worker("gpu@beta", {"torch": "2", "onnx": "1", "onnxscript": "1", "tensorrt": "10"})
     assert submit.unable(matrix, [plain, able]) == []
 
@@ -135,5 +135,6 @@ def test_what_no_living_worker_has_is_named_with_the_recipes_that_ask_for_it() -
 def test_a_queue_that_nobody_serves_is_not_said_to_lack_anything_too() -> None:
     matrix = factories.matrix(optimizations=("tensorrt",), devices=("cuda",), threads=8)
     assert submit.unable(matrix, [factories.worker()]) == []
-    assert submit.unable(matrix, [gpu_worker("gpu@alpha", {"torch": "2"})]) == []  # of its threads `unserved` tells
+    # of its threads `unserved` tells
+    assert submit.unable(matrix, [gpu_worker("gpu@alpha", {"torch": "2"})]) == []
     assert len(submit.unserved(matrix, [gpu_worker("gpu@alpha", {"torch": "2"})])) == 1

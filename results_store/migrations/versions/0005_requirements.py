@@ -1,4 +1,4 @@
-"""What jobs ask of their workers. Cells of before have none: every worker of their queue may take them, as then."""
+"""What jobs ask of their workers. Cells of before ask for nothing: every worker of their queue may take them."""
 
 from __future__ import annotations
 
