@@ -364,16 +364,18 @@ def graphics(host: Host) -> Iterator[Finding]:
 
 def _described(gpu: GpuFacts) -> str:
     """What the driver says of a GPU, in a few words."""
-    memory_gib = None if gpu.memory_bytes is None else gpu.memory_bytes / _GIB
-    clock_mhz = None if gpu.sm_set_hz is None else gpu.sm_set_hz / 1e6
     told = {
-        "compute capability {}": gpu.compute_capability,
-        "{} GiB": memory_gib,
-        "power limit {} W": gpu.power_limit_w,
-        "application clock {} MHz": clock_mhz,
+        "compute capability": _with_unit(gpu.compute_capability),
+        "memory": _with_unit(gpu.memory_bytes, _GIB, " GiB"),
+        "power limit": _with_unit(gpu.power_limit_w, 1, " W"),
+        "application clock": _with_unit(gpu.sm_set_hz, 1e6, " MHz"),
     }
-    words = [text.format("unknown" if value is None else f"{value:g}") for text, value in told.items()]
-    return ", ".join([*words, *([] if gpu.part_of is None else [f"a slice of {gpu.part_of}"])])
+    part = [] if gpu.part_of is None else [f"a slice of {gpu.part_of}"]
+    return ", ".join([*(f"{name} {value}" for name, value in told.items()), *part])
+
+
+def _with_unit(value: float | None, unit: float = 1, name: str = "") -> str:
+    return "unknown" if value is None else f"{value / unit:g}{name}"
 
 
 #: Every check, in the order in which findings of one level are shown.

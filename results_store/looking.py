@@ -149,9 +149,18 @@ def quarantined(connection: sa.Connection, worker_id: str) -> str | None:
     return reason
 
 
-def is_waiting(connection: sa.Connection, job_id: str) -> bool:
-    """Whether a job is queued."""
-    return connection.scalar(sa.select(jobs.c.state).where(jobs.c.job_id == job_id)) == State.QUEUED
+def waits_for_another(connection: sa.Connection, worker_id: str, job_id: str) -> bool:
+    """Whether a job is queued, and another living worker than this one serves its queue with enough processors."""
+    waiting = sa.select(jobs.c.queue, jobs.c.threads).where(
+        jobs.c.job_id == job_id, jobs.c.state == State.QUEUED
+    )
+    job = connection.execute(waiting).one_or_none()
+    if job is None:
+        return False
+    others = sa.select(workers.c.queues).where(
+        is_alive(), workers.c.worker_id != worker_id, workers.c.threads >= (job.threads or 1)
+    )
+    return any(job.queue in json.loads(queues) for queues in connection.scalars(others))
 
 
 def claimable(connection: sa.Connection, number: int | None, limit: int) -> dict[str, list[str]]:

@@ -225,10 +225,10 @@ class Store:
             if not more:
                 return claim
 
-    def is_waiting(self, job_id: str) -> bool:
-        """Whether a job is queued; one that is not there is not."""
+    def waits_for_another(self, worker_id: str, job_id: str) -> bool:
+        """Whether a job is queued, and a living worker other than this one might take it."""
         with self._database.reading() as connection:
-            return looking.is_waiting(connection, job_id)
+            return looking.waits_for_another(connection, worker_id, job_id)
 
     def renew(self, claim: Claim) -> Lease:
         """Prolongs the lease, and says whether the user wants the job stopped or another attempt has it."""

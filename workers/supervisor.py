@@ -116,10 +116,13 @@ class Supervisor:
         Else an idle worker that cannot do a job would use up the messages of the busy one that can.
         """
         until, text = time.monotonic() + OTHERS_PATIENCE_S, self._serve(job_id)
-        while text == _SKIPPED and self._store.is_waiting(job_id) and time.monotonic() < until:
+        while text == _SKIPPED and time.monotonic() < until and self._waits_for_another(job_id):
             time.sleep(_OTHERS_LOOK_S)
             text = self._serve(job_id)
         return text
+
+    def _waits_for_another(self, job_id: str) -> bool:
+        return self._store.waits_for_another(self._worker.id, job_id)
 
     def _serve(self, job_id: str) -> str:
         if (quarantined := self._quarantined()) is not None:

@@ -593,9 +593,9 @@ def test_a_job_is_left_to_the_living_worker_that_has_what_it_asks_for(store: Sto
     plain, able = gpu_worker(store, "gpu@plain", small), gpu_worker(store, "gpu@able", ABLE)
     run = factories.submitted(store, devices=("cuda",), repeats=2, **asked)
     assert store.claim(plain, f"{run}.000000") is None
-    assert store.is_waiting(f"{run}.000000")
+    assert store.waits_for_another(plain, f"{run}.000000")
     assert claimed(store, able, f"{run}.000000").job_id == f"{run}.000000"
-    assert not store.is_waiting(f"{run}.000000")
+    assert not store.waits_for_another(plain, f"{run}.000000")
 
 
 def test_what_is_left_to_another_keeps_nobody_from_the_rest(store: Store) -> None:
@@ -655,6 +655,19 @@ def test_a_requirement_that_cannot_be_read_any_more_asks_for_nothing(store: Stor
     factories.submitted(store, devices=("cuda",), optimizations=("tensorrt",))
     change(store, sa.update(schema.requirements).values(requirement='{"of a newer farm": true}'))
     assert claimed(store, plain)
+
+
+def test_a_job_waits_for_another_worker_only_where_there_is_one_that_might_take_it(store: Store) -> None:
+    run = store.submit(factories.matrix(threads=2)).run_id
+    job = f"{run}.000000"
+    assert not store.waits_for_another("cpu@alpha", job)
+    store.register(factories.worker("small@alpha", threads=1))
+    store.register(factories.worker("gpu@alpha", queues=("gpu",)))
+    assert not store.waits_for_another("cpu@alpha", job)
+    assert store.waits_for_another("small@alpha", job)
+    store.deregister("cpu@alpha")
+    assert not store.waits_for_another("small@alpha", job)
+    assert not store.waits_for_another("small@alpha", "no.000000")
 
 
 def test_the_requirements_of_a_matrix_are_noted_once(store: Store) -> None:

@@ -870,7 +870,7 @@ def test_a_message_is_kept_until_the_other_worker_has_taken_its_job(
     assert gpu_farm.supervisor().handle(job) == "skipped"
     taking.join()
     assert gpu_farm.result().worker_id is None
-    assert not gpu_farm.store.is_waiting(job)
+    assert not gpu_farm.store.waits_for_another(gpu_farm.worker.id, job)
 
 
 def test_whoever_keeps_anothers_message_takes_what_comes_meanwhile(
@@ -881,4 +881,4 @@ def test_whoever_keeps_anothers_message_takes_what_comes_meanwhile(
     coming.start()
     assert gpu_farm.supervisor().handle(job).startswith("ok (job ")
     coming.join()
-    assert gpu_farm.store.is_waiting(job)
+    assert gpu_farm.store.waits_for_another(gpu_farm.worker.id, job)

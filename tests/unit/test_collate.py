@@ -129,7 +129,7 @@ def test_what_bounds_a_gpu_and_how_near_a_row_comes_to_it_have_columns(store: St
         macs=33_454_080_000,
     )
     [row] = table(store, run, tmp_path)
-    assert (row["compute_capability"], row["gpu_memory_mb"], row["power_limit_w"]) == ("9", "144384", "700")
+    assert (row["compute_capability"], row["gpu_memory_mb"], row["power_limit_w"]) == ("9.0", "144384", "700")
     assert row["gpu_clock_mhz"] == "1755"
     assert float(row["arithmetic_limit_pct"]) == pytest.approx(10, rel=0.01)
     assert float(row["bandwidth_limit_pct"]) == pytest.approx(0.0650, rel=0.01)

@@ -236,16 +236,16 @@ def test_a_gpu_that_takes_one_process_only_is_found(host: Host, monkeypatch: pyt
 def test_what_a_gpu_is_stands_there_and_what_its_driver_hides_is_unknown(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def told() -> list[str]:
+        return [found.found for found in examined(host, gpus=nvml.states()) if found.found.startswith("NVIDIA")]
+
     driver = Driver(monkeypatch)
-    [told] = [finding.found for finding in examined(host, gpus=nvml.states()) if finding.found.startswith("NVIDIA")]
-    assert told == (
-        "NVIDIA H200: compute capability 9, 141 GiB, power limit 700 W, application clock 1900 MHz"
-    )
+    name = "NVIDIA H200: compute capability 9"
+    assert told() == [f"{name}, memory 141 GiB, power limit 700 W, application clock 1900 MHz"]
     driver.refused = {"nvmlDeviceGetMemoryInfo", "nvmlDeviceGetApplicationsClock"}
-    [told] = [finding.found for finding in examined(host, gpus=nvml.states()) if finding.found.startswith("NVIDIA")]
-    assert told == (
-        "NVIDIA H200: compute capability 9, unknown GiB, power limit 700 W, application clock unknown MHz"
-    )
+    assert told() == [f"{name}, memory unknown, power limit 700 W, application clock unknown"]
+    driver.slices = ("MIG-a",)
+    assert told()[0].endswith(f", a slice of {UUID}")
 
 
 def test_the_command_ends_well_whatever_it_finds() -> None:
