@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from farm import environment
+from farm import environment, requirement
 from farm.devices import nvml
 from farm.devices.nvml import Gpu
 from farm.errors import BadInput
@@ -140,3 +140,32 @@ def test_a_slice_of_a_gpu_has_a_queue_of_its_own_and_says_what_it_is_a_part_of(
     assert first.queues == ("gpu", "gpu.h200-mig-1g")
     assert first.part_of == second.part_of == UUID
     assert capabilities.capabilities("cpu").part_of is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "least"),
+    [
+        ({"recipe": "bf16"}, (8, 0)),
+        ({"recipe": "tf32"}, (8, 0)),
+        ({"recipe": "int8_dynamic"}, (7, 5)),
+        ({"recipe": "fp16"}, (0, 0)),
+    ],
+)
+def test_a_worker_takes_what_its_driver_says_that_the_gpu_can(
+    asked: dict[str, str], least: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver, wanted = Driver(monkeypatch), requirement.of(factories.cell(device="cuda", **asked))
+    for driver.capability in ((7, 0), (7, 5), (8, 0), (8, 9), (12, 0)):
+        found = capabilities.capabilities("cuda").meets(wanted) if wanted else True
+        assert found is (driver.capability >= least)
+    driver.refused = {"nvmlDeviceGetCudaComputeCapability"}
+    assert wanted is None or capabilities.capabilities("cuda").meets(wanted)
+
+
+def test_a_worker_takes_what_fits_into_its_gpus_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    Driver(monkeypatch)
+    worker = capabilities.capabilities("cuda")
+    for min_vram_mb, fits in ((141 << 10, True), ((141 << 10) + 1, False)):
+        wanted = requirement.of(factories.cell(device="cuda", min_vram_mb=min_vram_mb))
+        assert wanted is not None
+        assert worker.meets(wanted) is fits
