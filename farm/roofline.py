@@ -39,16 +39,15 @@ _CHANNELS = 3
 def arithmetic_share(measurement: Measurement) -> float | None:
     """The share of the device's arithmetic limit that the median call reaches; None where either is not known."""
     limit = operations_per_s(measurement.spec.recipe, measurement.environment, measurement.hardware)
-    call_s = _call_s(measurement)
-    if limit is None or call_s is None or measurement.macs is None:
+    if limit is None or measurement.macs is None:
         return None
-    return 2 * measurement.macs * measurement.spec.batch_size / call_s / limit
+    return _share(2 * measurement.macs * measurement.spec.batch_size, limit, measurement)
 
 
 def bandwidth_share(measurement: Measurement) -> float | None:
     """The share of the memory's bandwidth that the median call needs at least; None where either is not known."""
-    limit, call_s = bytes_per_s(measurement.environment, measurement.hardware), _call_s(measurement)
-    return None if limit is None or call_s is None else least_bytes(measurement) / call_s / limit
+    limit = bytes_per_s(measurement.environment, measurement.hardware)
+    return None if limit is None else _share(least_bytes(measurement), limit, measurement)
 
 
 def operations_per_s(recipe: Recipe, where: Environment, hardware: Hardware | None) -> float | None:
@@ -87,6 +86,7 @@ def _is_slice(where: Environment) -> bool:
     return where.gpu is not None and where.gpu.part_of is not None
 
 
-def _call_s(measurement: Measurement) -> float | None:
+def _share(done: int, limit: float, measurement: Measurement) -> float | None:
+    """What is done in a call, per second of the median one, ÷ the limit; None without enough calls."""
     median_ns = statistics.percentile(measurement.samples.device_ns, 50)
-    return None if not median_ns else median_ns / 1e9
+    return done / (median_ns / 1e9) / limit if median_ns else None
