@@ -243,9 +243,7 @@ def _take(
     lease_s: float,
 ) -> _Row | None:
     enough = sa.or_(_candidate.c.threads.is_(None), _candidate.c.threads <= worker.threads)
-    first = sa.select(_candidate.c.job_id).where(
-        which, claimable(_candidate), enough, _may_bind(worker, left)
-    )
+    first = sa.select(_candidate.c.job_id).where(which, claimable(_candidate), enough, _may_bind(worker, left))
     first = _in_order(first).limit(1).with_for_update(of=_candidate, skip_locked=True)
     lost = sa.case((jobs.c.state == State.RUNNING, 1), else_=0)
     return connection.execute(
@@ -289,11 +287,11 @@ def is_alive() -> sa.ColumnElement[bool]:
 def _may_bind(worker: _Worker, left: Collection[str]) -> sa.ColumnElement[bool]:
     """Whether the candidate's cell is of the worker's class, or may become so and is not left to others."""
     place = (cells.c.run_number == _candidate.c.run_number, cells.c.ordinal == _candidate.c.cell_ordinal)
-    which = [*place, _bindable(worker), *([_is_ours(worker, left)] if left else [])]
+    which = [*place, _bindable(worker), *([_is_taken_by(worker, left)] if left else [])]
     return sa.exists().where(*which).correlate(_candidate)
 
 
-def _is_ours(worker: _Worker, left: Collection[str]) -> sa.ColumnElement[bool]:
+def _is_taken_by(worker: _Worker, left: Collection[str]) -> sa.ColumnElement[bool]:
     """Whether a cell is not left to others. What its class has begun a worker goes on with: nobody else may."""
     begun = cells.c.environment_key == worker.environment_key
     return sa.or_(cells.c.requirement.is_(None), cells.c.requirement.not_in(left), begun)

@@ -151,9 +151,7 @@ def quarantined(connection: sa.Connection, worker_id: str) -> str | None:
 
 def waits_for_another(connection: sa.Connection, worker_id: str, job_id: str) -> bool:
     """Whether a job is queued, and another living worker than this one serves its queue with enough processors."""
-    waiting = sa.select(jobs.c.queue, jobs.c.threads).where(
-        jobs.c.job_id == job_id, jobs.c.state == State.QUEUED
-    )
+    waiting = sa.select(jobs.c.queue, jobs.c.threads).where(jobs.c.job_id == job_id, jobs.c.state == State.QUEUED)
     job = connection.execute(waiting).one_or_none()
     if job is None:
         return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pynvml
@@ -78,7 +78,7 @@ class Gpu:
     name: str
     #: `unknown` where that is not told.
     driver: str
-    facts: GpuFacts = GpuFacts()
+    facts: GpuFacts = field(default_factory=GpuFacts)
 
     @property
     def model(self) -> str:
@@ -165,7 +165,7 @@ class GpuState:
     is_persistent: bool | None
     #: How many compute on it.
     processes: int | None
-    facts: GpuFacts = GpuFacts()
+    facts: GpuFacts = field(default_factory=GpuFacts)
 
 
 def states() -> tuple[GpuState, ...]:

@@ -85,9 +85,7 @@ def metered(watch: Stopwatch, meter: Meter, at_least_s: float, batch_size: int) 
     joules = meter.read() - began_j
     if joules <= 0:
         raise Unsupported(f"the energy counter did not move within {timed_s:.0f} s")
-    return Energy(
-        joules=joules, window_s=timed_s, samples=calls * batch_size, scope=meter.scope, **meter.beside()
-    )
+    return Energy(joules=joules, window_s=timed_s, samples=calls * batch_size, scope=meter.scope, **meter.beside())
 
 
 def _until_step(watch: Stopwatch, meter: Meter, at_least_s: float) -> tuple[float, int]:

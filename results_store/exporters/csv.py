@@ -145,7 +145,9 @@ COLUMNS: Mapping[str, Callable[[Row], _Cell]] = {
     "host": _measured(lambda f: f.environment.host),
     "device_model": _measured(lambda f: f.environment.device_model),
     "driver": _measured(lambda f: f.environment.driver),
-    "compute_capability": _gpu(lambda gpu: None if gpu.compute_capability is None else str(gpu.compute_capability)),
+    "compute_capability": _gpu(
+        lambda gpu: None if gpu.compute_capability is None else str(gpu.compute_capability)
+    ),
     "gpu_memory_mb": _gpu(lambda gpu: None if gpu.memory_bytes is None else gpu.memory_bytes / _MIB),
     "torch_version": _package("torch"),
     "onnxruntime_version": _package("onnxruntime"),

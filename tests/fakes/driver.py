@@ -26,6 +26,7 @@ class Driver:
         self.opened = 0
         self.energy_mj, self.power_mw, self.busy_percent, self.used_bytes = 1_000_000, 350_000, 97, 5 << 30
         self.clocks_mhz = {self.NVML_CLOCK_SM: 1755, self.NVML_CLOCK_MEM: 2619}
+        self.highest_mhz = {self.NVML_CLOCK_SM: 1980, self.NVML_CLOCK_MEM: 3201}
         self.processes, self.reasons, self.persistence = 1, 0, 1
         #: As nvmlComputeMode_t numbers them; and the UUIDs of its slices, where it is divided.
         self.compute_mode, self.capability = 0, (9, 0)
@@ -54,7 +55,7 @@ class Driver:
             "nvmlDeviceGetPowerUsage": lambda gpu: self.power_mw,
             "nvmlDeviceGetTotalEnergyConsumption": lambda gpu: self.energy_mj,
             "nvmlDeviceGetClockInfo": lambda gpu, kind: self.clocks_mhz[kind],
-            "nvmlDeviceGetMaxClockInfo": lambda gpu, kind: {self.NVML_CLOCK_SM: 1980, self.NVML_CLOCK_MEM: 3201}[kind],
+            "nvmlDeviceGetMaxClockInfo": lambda gpu, kind: self.highest_mhz[kind],
             "nvmlDeviceGetMemoryBusWidth": lambda gpu: 6144,
             "nvmlDeviceGetCudaComputeCapability": lambda gpu: self.capability,
             "nvmlDeviceGetPowerManagementLimit": lambda gpu: 700_000,

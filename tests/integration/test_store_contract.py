@@ -618,7 +618,9 @@ def test_what_no_living_worker_has_is_taken_all_the_same_so_that_it_does_not_wai
 
 
 @pytest.mark.parametrize(
-    "fields", [{"queues": ("gpu.h200",)}, {"threads": 1}, {"queues": ("cpu",)}], ids=["own queue", "threads", "cpu"]
+    "fields",
+    [{"queues": ("gpu.h200",)}, {"threads": 1}, {"queues": ("cpu",)}],
+    ids=["own queue", "threads", "cpu"],
 )
 def test_a_worker_that_has_it_and_could_not_take_the_job_is_none_to_leave_it_to(
     store: Store, fields: dict[str, Any]

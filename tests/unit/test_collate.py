@@ -122,9 +122,7 @@ def test_what_bounds_a_gpu_and_how_near_a_row_comes_to_it_have_columns(store: St
     measure(
         store,
         environment=factories.environment(device_kind="cuda", gpu=facts),
-        hardware=Hardware(
-            gpu_cores=16896, sm_highest_hz=1.98e9, memory_highest_hz=3.201e9, memory_bus_bits=6144
-        ),
+        hardware=Hardware(gpu_cores=16896, sm_highest_hz=1.98e9, memory_highest_hz=3.201e9, memory_bus_bits=6144),
         telemetry=factories.telemetry(gpu_sm_clock_hz=1.755e9),
         macs=33_454_080_000,
     )

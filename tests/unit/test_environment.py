@@ -59,4 +59,4 @@ def test_a_cpus_environment_is_written_and_told_apart_as_before_gpus_had_facts()
     here = factories.environment()
     assert "gpu" not in here.model_dump(mode="json")
     assert "gpu" not in here.apart
-    assert here.key == "KEY"
+    assert here.key == "9d08fbca7964"

@@ -123,7 +123,9 @@ def gpu_worker(name: str, packages: dict[str, str], **fields: Any) -> WorkerInfo
 
 
 def test_what_no_living_worker_has_is_named_with_the_recipes_that_ask_for_it() -> None:
-    matrix = factories.matrix(optimizations=("baseline", "tensorrt", "fp16+tensorrt"), devices=("cuda",), repeats=3)
+    matrix = factories.matrix(
+        optimizations=("baseline", "tensorrt", "fp16+tensorrt"), devices=("cuda",), repeats=3
+    )
     plain = gpu_worker("gpu@alpha", {"torch": "2"})
     [said] = submit.unable(matrix, [plain])
     assert "Queue gpu (6 jobs: tensorrt, fp16+tensorrt): no living worker has onnx, onnxscript, tensorrt" in said
