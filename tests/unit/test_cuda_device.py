@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from tests.fakes.driver import UUID, Driver
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """What was called of torch.cuda, in order; its allocator held 3 GiB."""
     called: list[str] = []
 
@@ -28,10 +29,14 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     stand_in("reset_peak_memory_stats", None)
     stand_in("max_memory_allocated", 3 << 30)
     stand_in("synchronize", None)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32")
-    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "tf32")
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    before = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = "tf32"
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    return called
+    yield called
+    for backend, precision in zip(backends, before, strict=True):
+        backend.fp32_precision = precision
 
 
 def test_memory_is_what_the_allocator_held_and_what_the_gpu_holds_more_than_before(
