@@ -15,6 +15,7 @@ the figure, and excuses nothing: a host with more than 5 % of it is none to meas
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ from farm.verdict import Level, Verdict, judge
 
 RECIPES = "baseline,channels_last,channels_last+amp,onnxruntime"
 SHARE = 0.05
+#: What differs between reasons of one kind.
+_FIGURE = re.compile(r"[-+±]?\d[\d.]*")
 
 
 def plain_windows(spec: JobSpec, count: int) -> list[list[int]]:
@@ -63,6 +66,10 @@ def doubted(verdicts: Sequence[Verdict], whose: str) -> float:
     kinds = Counter(code for verdict in flagged for code in {reason.code for reason in verdict.reasons})
     why = ", ".join(f"{count} {code}" for code, count in kinds.most_common())
     print(f"{len(flagged)} of {len(verdicts)} {whose} were doubted{f': {why}' if why else ''}", flush=True)
+    for text, count in Counter(
+        _FIGURE.sub("…", reason.text) for v in flagged for reason in v.reasons
+    ).most_common():
+        print(f"  {count} × {text}", flush=True)
     return len(flagged) / len(verdicts)
 
 

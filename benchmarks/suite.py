@@ -19,6 +19,9 @@ from benchmarks.figures import Figure, read_last
 #: By the name of each: its module, and its arguments.
 Benchmarks: TypeAlias = Mapping[str, tuple[str, ...]]
 
+#: Columns of a table that goes into a file.
+_WIDE = 160
+
 
 def figures_of(name: str, benchmarks: Benchmarks) -> list[Figure]:
     """Runs a benchmark, shows what it says, and returns its figures; a single one that says so where it failed."""
@@ -63,7 +66,7 @@ def run(about: str | None, title: str, benchmarks: Benchmarks) -> None:
     for name, figures in found.items():
         for figure in figures:
             table.add_row(name, figure.name, figure.goal, figure.result, "yes" if figure.reached else "NO")
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else _WIDE).print(table)
     reached = all(figure.reached for figures in found.values() for figure in figures)
     by_name = {name: [asdict(figure) for figure in figures] for name, figures in found.items()}
     print(json.dumps({"figures": by_name, "seconds": time.monotonic() - began, "reached": reached}))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from farm.spec import job
 
 privacy.protect()
+privacy.hush()
 
 __path__ = extend_path(__path__, __name__)
 __version__ = "0.1.0"

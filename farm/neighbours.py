@@ -65,8 +65,11 @@ Starter = Callable[[Sequence[Sequence[int]]], contextlib.AbstractContextManager[
 
 
 def shares(count: int) -> list[int]:
-    """Threads per job that are worth a try on so many processors: one, and half of them; none of a single one."""
-    return sorted({1, count // 2} - {0}) if count > 1 else []
+    """Threads per job that are worth a try on so many processors: few, and half of them; none of a single one.
+
+    Few is one, or as many as `MOST` jobs need to fill the host: what it does when it is full is the question.
+    """
+    return sorted({-(-count // MOST), count // 2}) if count > 1 else []
 
 
 def measure(processors: Sequence[int], threads: int, start: Starter | None = None, seed: int = 0) -> Disturbance:

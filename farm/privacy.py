@@ -1,4 +1,4 @@
-"""Keeps libraries from telling their makers what is run here."""
+"""Keeps libraries from telling their makers what is run here, and people what is no news."""
 
 from __future__ import annotations
 
@@ -12,3 +12,9 @@ def protect() -> None:
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     # ONNX Runtime sends word of every session (its docs/Privacy.md).
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+
+def hush() -> None:
+    """Call it before torch's profiler is used: on a host without a GPU that writes of an error which is none."""
+    # Its faults are raised in Python all the same.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")

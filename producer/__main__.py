@@ -181,15 +181,16 @@ def submit_matrix(
             names.check(name)
         _check_port(metrics_port, stays=wait or local)
         asked = request.matrix(flags, matrix)
-        if dry_run:
-            _dry_run(asked)
-            return
         settings = load()
-        submit.check_writable(output_dir or conduct.RESULTS / (name or ""))
+        if not dry_run:
+            submit.check_writable(output_dir or conduct.RESULTS / (name or ""))
         asked = submit.with_digest(asked, settings.datasets, must_exist=local)
         asked = submit.with_model_digests(asked)
         file = request.weights_file(flags, matrix)
         submit.check_weights(asked, settings, must_exist=local and file is None)
+        if dry_run:
+            _dry_run(asked)
+            return
         code = _submitted(
             settings,
             asked,

@@ -122,12 +122,15 @@ def _begin_anew(connection: sa.Connection, number: int) -> None:
 
 
 def cancel(connection: sa.Connection, number: int) -> tuple[int, int]:
-    """(Queued jobs cancelled now, running jobs asked to stop.) What only waited to be measured again is done."""
+    """(Queued jobs of the matrix cancelled now, running jobs asked to stop.)
+
+    What only waited to be measured again is done.
+    """
     _hold(connection, number)
     of_run = jobs.c.run_number == number
-    queued = connection.execute(
-        sa.update(jobs).where(of_run, jobs.c.state == State.QUEUED).values(state=State.CANCELLED)
-    )
+    waiting = sa.update(jobs).where(of_run, jobs.c.state == State.QUEUED).values(state=State.CANCELLED)
+    queued = connection.execute(waiting.where(is_of_matrix(number)))
+    connection.execute(waiting)  # the controls
     measured = sa.select(jobs.c.job_id).where(of_run, jobs.c.state == State.CANCELLED, jobs.c.remeasured > 0)
     settled = [keeping.settle(connection, job_id) for job_id in connection.scalars(measured).all()]
     running = connection.execute(sa.update(jobs).where(of_run, is_running(jobs)).values(cancel_requested=True))

@@ -147,13 +147,13 @@ class Supervisor:
         # The device is free; only now the database, which may be away for long.
         if ended.device_problem:
             self._quarantine(ended.device_problem)
-        text = self._record(claim, ended, phase, device_from, device_until)
+        text, outcome = self._record(claim, ended, phase, device_from, device_until)
         log.info(
             "job %s ends: %s (%.1f s)",
             claim.job_id,
             text,
             device_until - device_from,
-            extra={"outcome": str(ended.outcome or Outcome.LOST), "duration_s": device_until - device_from},
+            extra={"outcome": str(outcome), "duration_s": device_until - device_from},
         )
         return text if claim.job_id == job_id else f"{text} (job {claim.job_id})"
 
@@ -279,6 +279,9 @@ class Supervisor:
             tick=lambda: self._renew(claim) or self._overflow(temporary),
             tick_s=self._settings.renew_s,
             template=self._template(claim, processors) if phase == "measure" else None,
+            hangs=lambda pid: self._quarantine(
+                f"process {pid} was killed and does not end: it hangs in the kernel"
+            ),
         )
 
     def _template(self, claim: Claim, processors: Sequence[int]) -> Template | None:
@@ -315,7 +318,10 @@ class Supervisor:
         most = self._settings.disk_limit_mb << 20
         return Stopped.NO_ROOM if bounds.taken_bytes(temporary) > most else None
 
-    def _record(self, claim: Claim, ended: PhaseEnd, phase: str, device_from: float, device_until: float) -> str:
+    def _record(
+        self, claim: Claim, ended: PhaseEnd, phase: str, device_from: float, device_until: float
+    ) -> tuple[str, Outcome]:
+        """How it ended, in a few words and as it is stored."""
         ending = Ending(
             outcome=Outcome.LOST if ended.outcome is None else ended.outcome,
             reason=ended.reason,
@@ -335,7 +341,7 @@ class Supervisor:
             ending = replace(ending, outcome=Outcome.ERROR, reason=reason, measurement=None, remeasure=False)
             recorded = self._finish(claim, ending)
         self._figures.ended(ending.outcome)
-        return describe(ending) if recorded else "stale"
+        return (describe(ending) if recorded else "stale"), ending.outcome
 
     def _finish(self, claim: Claim, ending: Ending) -> bool:
         return _until_reachable(lambda: self._store.finish(claim, ending), self._settings.renew_s)

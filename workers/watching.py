@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import select
 import selectors
 import signal
 import subprocess
@@ -26,6 +27,9 @@ MAX_OUTPUT_BYTES = 64 * 1024
 
 #: A child that has handed over its result is given so long to end by itself.
 GRACE_S = 5.0
+
+#: What was killed ends at once, unless it hangs in the kernel, as in a driver; after so long that is said.
+HANGS_S = 30.0
 
 _CHUNK_BYTES = 256 * 1024
 
@@ -74,6 +78,8 @@ class Watched:
     observe_s: float = 1.0
     #: What the child is forked from; None starts the command anew.
     template: Template | None = None
+    #: Told the child's process id where it was killed and is still there after `HANGS_S`; then it is waited for.
+    hangs: Callable[[int], None] = lambda pid: None
 
 
 def run(watched: Watched, oom_kills: Callable[[], int] = processes.kernel_oom_kills) -> Ended:
@@ -100,7 +106,12 @@ class _Child:
     """A running child and what has come from it so far."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes] | Forked, result: int, output: int, siblings: set[int]
+        self,
+        process: subprocess.Popen[bytes] | Forked,
+        result: int,
+        output: int,
+        siblings: set[int],
+        hangs: Callable[[int], None],
     ) -> None:
         self.process = process
         self.pidfd = os.pidfd_open(process.pid)
@@ -109,6 +120,7 @@ class _Child:
         self.result_source = result
         self._sources = {result: self.result, output: self.output}
         self._siblings = siblings
+        self._hangs = hangs
 
     @property
     def sources(self) -> tuple[int, ...]:
@@ -144,8 +156,17 @@ class _Child:
             for kill in (os.killpg, os.kill):
                 with contextlib.suppress(ProcessLookupError):
                     kill(self.process.pid, signal.SIGKILL)
+            self._await_end()
             self.process.wait()
         processes.kill_children(but=self._siblings)
+
+    def _await_end(self) -> None:
+        """Until it is gone: whoever holds its locks must not use the device before."""
+        gone = select.poll()
+        gone.register(self.pidfd, select.POLLIN)
+        if not gone.poll(HANGS_S * 1000):
+            self._hangs(self.process.pid)
+            gone.poll()
 
 
 @contextlib.contextmanager
@@ -162,7 +183,7 @@ def _started(watched: Watched) -> Iterator[_Child]:
         # Also where a template dies of it.
         ours.callback(processes.kill_children, but=siblings)
         process = _begun(watched, request, result_end, output_end)
-        child = _Child(process, result, output, siblings)
+        child = _Child(process, result, output, siblings, watched.hangs)
         ours.callback(os.close, child.pidfd)
         ours.callback(child.end)
         theirs.close()

@@ -1050,7 +1050,7 @@ def test_a_control_is_measured_anew_in_every_run_and_never_twice_in_one(store: S
 
 def test_a_run_with_controls_that_is_cancelled_is_brought_back_whole(store: Store) -> None:
     run = submitted_with_controls(store)
-    store.cancel(run)
+    assert store.cancel(run) == (6, 0)
     assert store.run(run).finished
     assert store.resume(run) == 6
     assert factories.measure_all(store, "cpu@alpha") == 9

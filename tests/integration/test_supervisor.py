@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
 import os
 import signal
 import sys
@@ -176,6 +178,35 @@ def test_a_child_that_hangs_is_ended_at_its_deadline(farm: Farm, script: str) ->
         farm.serve(script, measure_deadline_s=0.5) == "failed: timeout: the measure phase took longer than 0.5 s"
     )
     assert time.monotonic() - started < 5
+
+
+def test_a_process_that_even_sigkill_does_not_end_quarantines_its_worker(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As the kernel does with one that waits within a driver: the signal is noted, and nothing happens.
+    really, noted = os.kill, []
+    monkeypatch.setattr(watching, "HANGS_S", 0.2)
+    monkeypatch.setattr(os, "kill", lambda pid, _: noted.append(pid))
+    monkeypatch.setattr(os, "killpg", lambda pid, _: noted.append(pid))
+    seen = []
+
+    def driver_returns() -> None:
+        try:
+            seen.append(eventually(lambda: farm.store.quarantined(farm.worker.id)))
+            with (farm.settings.lock_dir / f"cpu-{locks.processors()[0]}.lock").open() as token:
+                fcntl.flock(token, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            seen.append("held")
+        finally:
+            monkeypatch.setattr(os, "kill", really)
+            really(noted[0], signal.SIGKILL)
+
+    driver = threading.Thread(target=driver_returns)
+    driver.start()
+    served = farm.serve("time.sleep(60)", measure_deadline_s=1)
+    driver.join()
+    assert served.startswith("failed: timeout")
+    assert seen == [f"process {noted[0]} was killed and does not end: it hangs in the kernel", "held"]
 
 
 def test_a_result_counts_though_the_process_then_hangs_or_crashes(
@@ -477,6 +508,25 @@ class Spy:
             self.finishes_refused -= 1
             raise Unreachable("away")
         return self._store.finish(claim, ending)
+
+
+def test_what_cannot_be_stored_ends_as_an_error_also_in_the_log(
+    farm: Farm, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Choosy(Spy):
+        def finish(self, claim: Claim, ending: Ending) -> bool:
+            if ending.measurement is not None:
+                raise ValueError("no database stores this")
+            return super().finish(claim, ending)
+
+    reason = "what was measured cannot be stored: ValueError: no database stores this"
+    with caplog.at_level(logging.INFO):
+        assert (
+            farm.supervisor("ok()", store=Choosy(farm.store, [])).handle(farm.submit())
+            == f"failed: error: {reason}"
+        )
+    [said] = [record for record in caplog.records if " ends: " in record.getMessage()]
+    assert vars(said)["outcome"] == "error"
 
 
 def test_classification_names_signals_that_python_does_not_know() -> None:

@@ -63,8 +63,17 @@ def test_jobs_have_processors_of_their_own_that_fill_the_host() -> None:
     assert len(machine.groups) == neighbours.MOST
 
 
-def test_one_and_half_of_the_processors_are_tried() -> None:
+def test_few_threads_and_half_of_the_processors_are_tried() -> None:
     assert [neighbours.shares(count) for count in (1, 2, 3, 8)] == [[], [1], [1], [1, 4]]
+
+
+def test_what_is_tried_fills_the_host() -> None:
+    assert [neighbours.shares(count) for count in (9, 16, 64)] == [[2, 4], [2, 8], [8, 32]]
+    for count in (2, 3, 7, 9, 12, 17, 64, 96):
+        for threads in neighbours.shares(count):
+            machine = Machine(1.0)
+            neighbours.measure(range(count), threads, machine.start)
+            assert count - len(machine.groups) * threads < threads
 
 
 def test_the_most_jobs_that_do_no_harm_are_advised() -> None:

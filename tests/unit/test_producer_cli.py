@@ -215,13 +215,21 @@ def test_a_file_of_weights_with_another_digest_ends_with_2_and_leaves_nothing(
     assert [path.name for path in place.iterdir()] == ["mine.pth"]
 
 
-def test_weights_that_cannot_be_the_datasets_are_refused_before_anything_is_queued(place: Path) -> None:
-    result = submit("--optimizations", "baseline", "--weights", "pretrained", "--local")
+@pytest.mark.parametrize("mode", [["--local"], ["--local", "--dry-run"]])
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--weights", "pretrained"], "dataset 'digits' has others"),
+        (["--weights", f"sha256:{'a' * 64}"], "FARM_WEIGHTS_DIR"),
+        (["--dataset", "image_folder:gone"], "gone"),
+    ],
+)
+def test_weights_and_folders_that_cannot_be_are_refused_before_anything_is_queued(
+    place: Path, flags: list[str], said: str, mode: list[str]
+) -> None:
+    result = submit("--optimizations", "baseline", *flags, *mode)
     assert result.exit_code == 2
-    assert "dataset 'digits' has others" in result.stderr
-    result = submit("--optimizations", "baseline", "--weights", f"sha256:{'a' * 64}", "--local")
-    assert result.exit_code == 2
-    assert "FARM_WEIGHTS_DIR" in result.stderr
+    assert said in result.stderr
     assert empty(place)
 
 

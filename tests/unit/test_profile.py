@@ -253,6 +253,12 @@ def test_measuring_does_not_import_a_profiler_before_it_is_wanted() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_the_profiler_says_nothing_to_people() -> None:
+    code = "import farm, torch\nwith torch.profiler.profile(): torch.ones(1) + 1"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 def test_profiling_does_not_change_what_the_session_answers(tmp_path: Path) -> None:
     workload = workloads.workload("baseline")
     session = runtimes.module("eager").load(workload, None)
