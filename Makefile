@@ -2,10 +2,13 @@
 
 PYTHON ?= python3
 OUTPUT ?= results
-MATRIX ?= matrices/densenet121-cpu.toml
+DEVICE ?= cpu
+MATRIX_cpu := matrices/densenet121-cpu.toml
+MATRIX_cuda := matrices/densenet121-gpu.toml
+MATRIX ?= $(MATRIX_$(DEVICE))
 BIN := .venv/bin
 
-.PHONY: help setup setup-dev benchmark test test-compose faults trust load check format lint types clean
+.PHONY: help setup setup-dev setup-cpu setup-cuda known-device benchmark test test-compose faults trust load check format lint types clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,8 +30,26 @@ setup-dev: .venv/.ready-dev  ## The same, and what the tests need.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-benchmark: setup  ## Measure the DenseNet-121 matrix here; the CSV is results/benchmark_results.csv.
+benchmark: known-device setup-$(DEVICE)  ## Measure the DenseNet-121 matrix here, DEVICE=cpu or DEVICE=cuda; the CSV is results/benchmark_results.csv.
 	$(BIN)/python -m producer submit-matrix --matrix $(MATRIX) --local --wait --output-dir $(OUTPUT)
+
+known-device:
+	@case "$(DEVICE)" in cpu|cuda) ;; *) \
+		echo "DEVICE=$(DEVICE): there is no such device. Possible: DEVICE=cpu, DEVICE=cuda." >&2; exit 2;; esac
+
+setup-cpu: setup
+
+# The GPU first: TensorRT is some gigabytes. Without it the other recipes are measured all the same.
+setup-cuda: setup
+	@$(BIN)/python -c 'import sys; from farm.devices import nvml; sys.exit(0 if nvml.gpus() else 2)' || { \
+		echo "DEVICE=cuda: no NVIDIA GPU answers on this host (what does nvidia-smi say?); in a container, start it" \
+		"with GPUs: docker run --gpus all. Possible here: make benchmark DEVICE=cpu" >&2; exit 2; }
+	@$(MAKE) --no-print-directory .venv/.ready-tensorrt || \
+		echo "TensorRT could not be installed: its recipes will be unsupported, all others are measured." >&2
+
+.venv/.ready-tensorrt: requirements-tensorrt.txt .venv/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-tensorrt.txt
+	@touch $@
 
 test: setup-dev  ## Run all tests.
 	$(BIN)/python -m pytest

@@ -109,6 +109,7 @@ def measure(
     if spec.weights is not None and file is not None:
         given_weights.keep(spec.weights, file, load().weights)
     _preload(spec)
+    _see_one_gpu(spec)
     try:
         measured = measure_job(spec)
     except (Unsupported, OutOfMemory) as error:
@@ -130,6 +131,13 @@ def _preload(spec: JobSpec) -> None:
         sys.stdout.flush()
         command = [sys.executable, "-m", "farm", *sys.argv[1:]]
         os.execve(command[0], command, {**os.environ, **wanted})  # noqa: S606  # no shell is wanted
+
+
+def _see_one_gpu(spec: JobSpec) -> None:
+    """Only the GPU that is described can be used: CUDA may count them in another order than the driver."""
+    found = nvml.among(nvml.gpus(), load().visible_gpu) if spec.device_kind == "cuda" else ()
+    if found:
+        os.environ["CUDA_VISIBLE_DEVICES"] = found[0].uuid
 
 
 @app.command(hidden=True)

@@ -26,13 +26,14 @@ from farm import (
     devices,
     environment,
     models,
+    requirement,
     runtimes,
     training,
     weights,
 )
 from farm.artifacts import Artifact, ArtifactCache, key_of
 from farm.datasets import Split
-from farm.errors import BadInput, memory_errors
+from farm.errors import BadInput, Unsupported, memory_errors
 from farm.measurement import Environment
 from farm.passes import accuracy
 from farm.recipe import DEFAULTS
@@ -127,7 +128,7 @@ def build(spec: JobSpec, settings: Settings) -> float:
     # Training with glibc untouched can take 20 times as long: a page fault for every tensor, every step.
     allocator.apply("pinned_malloc")
     here = environment_of(spec, settings)
-    devices.open_device(spec.device_kind, here.threads)
+    devices.open_device(spec.device_kind, here.threads, here.device_uuid)
     plan = _Plan(spec, settings, here)
     with memory_errors():
         made = (plan.weights(), plan.reference(), plan.compressed(), plan.artifact())
@@ -160,7 +161,11 @@ def environment_of(spec: JobSpec, settings: Settings) -> Environment:
             f"{spec.threads} threads are asked for; this process may use {here}. Possible: 1 to {here}."
         )
     threads = spec.threads or here
-    return environment.describe(spec.device_kind, threads, settings.visible_gpu)
+    found = environment.describe(spec.device_kind, threads, settings.visible_gpu)
+    wanted = requirement.of(spec)
+    if wanted is not None and (lacking := wanted.lacking_of_device(found)):
+        raise Unsupported(f"{spec.recipe} needs {lacking}")
+    return found
 
 
 def test_part(spec: JobSpec, settings: Settings, classes: Sequence[str] | None = None) -> Split:

@@ -200,6 +200,11 @@ def require_device(asked: Recipe, device: str) -> None:
         raise Unsupported(why)
 
 
+def runs_on(asked: Recipe, device: str) -> bool:
+    """Whether the recipe's runtime and its precision run on this kind of device (`cpu` or `cuda`) at all."""
+    return _unsupported(asked, device) is None
+
+
 def _unsupported(asked: Recipe, device: str) -> str | None:
     support = runtimes.support(asked.runtime)
     needs = {
@@ -221,12 +226,19 @@ def require_installed(asked: Recipe) -> None:
     Raises:
         Unsupported: something is missing; the message names it.
     """
+    for what, needed in modules(asked).items():
+        _require(what, needed)
+    allocator.require(asked.allocator)
+
+
+def modules(asked: Recipe) -> dict[str, tuple[str, ...]]:
+    """What the recipe's runtime and its compression must be able to import, by their names."""
     support = runtimes.support(asked.runtime)
     mode = () if asked.mode is None else support.modes[asked.mode].requires
-    _require(asked.runtime, (*support.requires, *support.requires_for.get(asked.precision, ()), *mode))
+    needed = {asked.runtime: (*support.requires, *support.requires_for.get(asked.precision, ()), *mode)}
     if asked.compression != recipe.DEFAULTS["compression"]:
-        _require(asked.compression, compression.support(asked.compression).requires)
-    allocator.require(asked.allocator)
+        needed[asked.compression] = compression.support(asked.compression).requires
+    return needed
 
 
 def _require(what: str, modules: tuple[str, ...]) -> None:

@@ -15,6 +15,7 @@ from farm.devices.files import ROOT, number, text
 from farm.devices.nvml import GpuState
 from farm.devices.rapl import Rapl
 from farm.errors import Unsupported
+from farm.measurement import GpuFacts
 
 _CPU = "sys/devices/system/cpu"
 
@@ -335,7 +336,7 @@ def tools(host: Host) -> Iterator[Finding]:
 
 
 def graphics(host: Host) -> Iterator[Finding]:
-    """GPUs that go to sleep, or that others use."""
+    """GPUs: what they are; and those that go to sleep, that others use, or that take one process only."""
     for gpu in host.gpus:
         if gpu.processes:
             yield _warning(
@@ -351,8 +352,30 @@ def graphics(host: Host) -> Iterator[Finding]:
                 "the driver starts anew for every process: loading takes seconds longer, and clocks are forgotten",
                 f"sudo nvidia-smi -i {gpu.uuid} -pm 1",
             )
-        if not gpu.processes and gpu.is_persistent is not False:
-            yield _ok(gpu.uuid, gpu.name)
+        if gpu.facts.compute_mode not in (None, "default"):
+            yield _warning(
+                gpu.uuid,
+                f"compute mode of {gpu.name} is {gpu.facts.compute_mode}",
+                "a cell and its live control are two processes on one GPU: nothing paired can be measured",
+                f"sudo nvidia-smi -i {gpu.facts.part_of or gpu.uuid} -c DEFAULT",
+            )
+        yield _ok(gpu.uuid, f"{gpu.name}: {_described(gpu.facts)}")
+
+
+def _described(gpu: GpuFacts) -> str:
+    """What the driver says of a GPU, in a few words."""
+    told = {
+        "compute capability": _with_unit(gpu.compute_capability),
+        "memory": _with_unit(gpu.memory_bytes, _GIB, " GiB"),
+        "power limit": _with_unit(gpu.power_limit_w, 1, " W"),
+        "application clock": _with_unit(gpu.sm_set_hz, 1e6, " MHz"),
+    }
+    part = [] if gpu.part_of is None else [f"a slice of {gpu.part_of}"]
+    return ", ".join([*(f"{name} {value}" for name, value in told.items()), *part])
+
+
+def _with_unit(value: float | None, unit: float = 1, name: str = "") -> str:
+    return "unknown" if value is None else f"{value / unit:g}{name}"
 
 
 #: Every check, in the order in which findings of one level are shown.

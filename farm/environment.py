@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from farm.devices import nvml
+from farm.devices.nvml import Gpu
 from farm.errors import BadInput
 from farm.measurement import Environment
 
@@ -54,22 +56,23 @@ def describe(device_kind: str, threads: int, uuid: str | None = None) -> Environ
     Args:
         device_kind: `cpu` or `cuda`.
         threads: processors the measurement may use.
-        uuid: of the GPU; None takes the first one.
+        uuid: of the GPU, or what else `CUDA_VISIBLE_DEVICES` may hold; None takes the first one.
 
     Raises:
         BadInput: there is no such device here.
     """
-    model, uuid, driver = (processor_name(), None, None) if device_kind == "cpu" else _gpu(uuid)
+    gpu = None if device_kind == "cpu" else _gpu(uuid)
     return Environment(
         host=platform.node(),
         device_kind=device_kind,
-        device_model=model,
-        device_uuid=uuid,
+        device_model=processor_name() if gpu is None else gpu.name,
+        device_uuid=None if gpu is None else gpu.uuid,
         processors=os.cpu_count() or 1,
         threads=threads,
         memory_bytes=psutil.virtual_memory().total,
         features=processor_features(),
-        driver=driver,
+        driver=None if gpu is None else gpu.driver,
+        gpu=None if gpu is None else gpu.facts,
         os=platform.platform(),
         python=platform.python_version(),
         packages=dict(_packages()),
@@ -111,17 +114,15 @@ def has_bf16() -> bool:
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(processor_features()))
 
 
-def _gpu(uuid: str | None) -> tuple[str, str, str]:
-    from farm.devices import nvml
-
-    gpus = nvml.gpus()
-    found = next((gpu for gpu in gpus if uuid in (None, gpu.uuid)), None)
-    if found is None:
-        asked = "NVIDIA GPU" if uuid is None else f"GPU {uuid}"
+def _gpu(visible: str | None) -> Gpu:
+    there = nvml.gpus()
+    found = nvml.among(there, visible)
+    if not found:
+        asked = "NVIDIA GPU" if visible is None else f"GPU {visible!r}"
         raise BadInput(
-            f"There is no {asked} on this host. Possible here: {', '.join(['cpu', *(g.uuid for g in gpus)])}."
+            f"There is no {asked} on this host. Possible here: {', '.join(['cpu', *(g.uuid for g in there)])}."
         )
-    return found.name, found.uuid, found.driver
+    return found[0]
 
 
 @functools.cache

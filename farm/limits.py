@@ -39,18 +39,23 @@ def operations_per_s(recipe: Recipe, where: Environment, hardware: Hardware | No
     Returns:
         None where too little is known of the device.
     """
-    bits, known = _BITS.get(recipe.precision, 32), hardware or Hardware()
+    width, known = bits(recipe), hardware or Hardware()
     if where.device_kind == "cpu":
-        per_cycle = _cpu_per_cycle(bits, where.features)
+        per_cycle = cpu_per_cycle(width, where.features)
         return per_cycle * _clock_hz(known) * where.threads * _FEWER_PRODUCTS if per_cycle else None
     if known.gpu_cores is None or known.sm_highest_hz is None:
         return None
-    return _GPU[bits] * known.gpu_cores * known.sm_highest_hz * _FEWER_PRODUCTS
+    return _GPU[width] * known.gpu_cores * known.sm_highest_hz * _FEWER_PRODUCTS
 
 
-def _cpu_per_cycle(bits: int, features: Collection[str]) -> int:
+def bits(recipe: Recipe) -> int:
+    """How many bits of each factor this recipe multiplies."""
+    return _BITS.get(recipe.precision, 32)
+
+
+def cpu_per_cycle(width: int, features: Collection[str]) -> int:
     """The widest units that this precision may use: what is not there in 16 or 8 bits runs in fp32."""
-    tables = {16: (_CPU_FP32, _CPU_16_BIT), 8: (_CPU_FP32, _CPU_16_BIT, _CPU_8_BIT)}.get(bits, (_CPU_FP32,))
+    tables = {16: (_CPU_FP32, _CPU_16_BIT), 8: (_CPU_FP32, _CPU_16_BIT, _CPU_8_BIT)}.get(width, (_CPU_FP32,))
     return max((per_cycle for table in tables for name, per_cycle in table.items() if name in features), default=0)
 
 

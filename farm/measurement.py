@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from farm import statistics
-from farm.spec import JobSpec, RecipeText, Value
+from farm.spec import UNWRITTEN, JobSpec, RecipeText, Value
 
 
 class Outcome(StrEnum):
@@ -31,6 +31,23 @@ class Outcome(StrEnum):
         return self in (Outcome.OK, Outcome.UNSUPPORTED, Outcome.OUT_OF_MEMORY)
 
 
+class GpuFacts(Value):
+    """What a GPU's driver says of it. Each None where the driver does not tell: unknown, and never guessed."""
+
+    #: 9.0 of an H200: which instructions it has.
+    compute_capability: float | None = None
+    memory_bytes: int | None = None
+    #: Who may use it: `default` (everybody), `exclusive process` (one process at a time) or `prohibited`.
+    compute_mode: str | None = None
+    #: Whether it is divided into slices (multi-instance GPU, MIG), each of which is used like a GPU.
+    is_divided: bool | None = None
+    #: Of a slice: UUID of the GPU that it is a part of.
+    part_of: str | None = None
+    #: What it is set to. The highest clocks are the measurement's `hardware`.
+    power_limit_w: float | None = None
+    sm_set_hz: float | None = None
+
+
 class Environment(Value):
     """Where and with what was measured."""
 
@@ -49,6 +66,8 @@ class Environment(Value):
     features: tuple[str, ...] = ()
     #: GPU driver; None for a CPU.
     driver: str | None = None
+    #: None for a CPU.
+    gpu: Annotated[GpuFacts | None, UNWRITTEN] = None
     os: str
     python: str
     #: Version of each package that takes part.
@@ -64,7 +83,9 @@ class Environment(Value):
     @property
     def apart(self) -> dict[str, Any]:
         """What tells classes apart: host name, commit and operating system are recorded but do not."""
-        return self.model_dump(mode="json", exclude={"host", "device_uuid", "commit", "os", "memory_bytes"})
+        recorded: dict[str, Any] = dict.fromkeys(("host", "device_uuid", "commit", "os", "memory_bytes"), True)
+        # The same for which GPU of a kind it is; what it is set to changes what it can do.
+        return self.model_dump(mode="json", exclude={**recorded, "gpu": {"memory_bytes", "part_of"}})
 
 
 class Samples(Value):
@@ -205,6 +226,9 @@ class Energy(Value):
     samples: int
     #: What the counter counts: `package` (the host's processors, whoever used them) or `gpu`.
     scope: str
+    #: What bounded the power, as the driver said right after it; None where nobody tells.
+    power_limit_w: float | None = None
+    clock_hz: float | None = None
 
     @property
     def per_sample_j(self) -> float:
@@ -229,6 +253,9 @@ class Hardware(Value):
     #: Of the SMs: the highest there is, and what the application clock is set to.
     sm_highest_hz: float | None = None
     sm_set_hz: float | None = None
+    #: Of the GPU's memory, which moves two bits a line and clock.
+    memory_highest_hz: float | None = None
+    memory_bus_bits: int | None = None
 
 
 #: Kernels made from C++ templates have names of many thousand characters.

@@ -162,7 +162,7 @@ def prepare(spec: JobSpec, settings: Settings, *, tell_memory: bool = False) -> 
         Unsupported, OutOfMemory, FarmError: as `measure`.
     """
     here = building.environment_of(spec, settings)
-    device = devices.open_device(spec.device_kind, here.threads)
+    device = devices.open_device(spec.device_kind, here.threads, here.device_uuid)
     layout_seed = secrets.randbits(32)
     allocator.scatter(layout_seed)
     plugin = runtimes.module(spec.recipe.runtime)

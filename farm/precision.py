@@ -36,6 +36,10 @@ class Precision:
     #: The dtype that convolutions must run in, by device; devices without one cannot have this precision.
     dtypes: Mapping[str, str]
     tolerance: Tolerance
+    #: Least compute capability of a GPU that multiplies so itself; None where any does. What it has not, a
+    #: library computes in another way, or leaves out without a word. Sources: the tables of tensor cores in
+    #: NVIDIA's CUDA C++ programming guide (compute capabilities), and TensorRT's support matrix.
+    capability: float | None = None
 
     @property
     def is_int8(self) -> bool:
@@ -58,6 +62,7 @@ PRECISIONS: Mapping[str, Precision] = {
         summary="32-bit floats, multiplied with the 10-bit mantissa of NVIDIA's TensorFloat-32",
         dtypes={"cuda": "float32"},
         tolerance=_HALF,
+        capability=8.0,
     ),
     "amp": Precision(
         summary="autocast: bfloat16 on a CPU, float16 on CUDA, fp32 where it matters",
@@ -68,6 +73,7 @@ PRECISIONS: Mapping[str, Precision] = {
         summary="weights and activations in bfloat16",
         dtypes={"cpu": "bfloat16", "cuda": "bfloat16"},
         tolerance=_HALF,
+        capability=8.0,
     ),
     "fp16": Precision(
         summary="weights and activations in float16 (a CPU without AVX512-FP16 or AMX computes it slowly)",
@@ -78,10 +84,12 @@ PRECISIONS: Mapping[str, Precision] = {
         summary="8-bit weights and activations, quantized after training, calibrated on training images",
         dtypes={"cpu": "int8", "cuda": "int8"},
         tolerance=_INT8,
+        capability=7.5,
     ),
     "int8_dynamic": Precision(
         summary="8-bit weights, activations quantized anew in every call",
         dtypes={"cpu": "int8", "cuda": "int8"},
         tolerance=_INT8,
+        capability=7.5,
     ),
 }

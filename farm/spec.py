@@ -75,8 +75,9 @@ BatchSize = Annotated[int, Field(ge=1, le=MAX_BATCH_SIZE)]
 ImageSize = Annotated[int, Field(ge=32, le=2048)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 #: Left out of what is written down where there are none, so that what was measured before keeps its key.
-_Unwritten = Field(exclude_if=lambda value: value is None)
-Weights = Annotated[str | None, BeforeValidator(weights.check), _Unwritten]
+UNWRITTEN = Field(exclude_if=lambda value: value is None)
+Weights = Annotated[str | None, BeforeValidator(weights.check), UNWRITTEN]
+MinVram = Annotated[Annotated[int, Field(ge=1, le=1 << 24)] | None, UNWRITTEN]
 
 
 def _as_percentiles(value: Any) -> Any:
@@ -130,7 +131,7 @@ class Protocol(Value):
     remeasure: int = Field(default=2, ge=0, le=10)
     #: The first repeat of a cell also profiles its operators, after everything was timed.
     profile: bool = True
-    #: Where the device counts its energy, calls go on for so long between two readings; 0 leaves it out.
+    #: Where the device counts its energy, calls go on for at least so long between two readings; 0 leaves it out.
     energy_s: float = Field(default=1.0, ge=0, le=600)
     #: The supervisor looks at the host and the device this often; None never does.
     telemetry_s: float | None = Field(default=0.5, ge=0.05)
@@ -249,7 +250,9 @@ class Cell(Value):
     #: `pretrained` or `sha256:…`; None is trained here or, where there are no labels, random from a fixed seed.
     weights: Weights = None
     #: Digest of a model of an installed package, where the submitter has it.
-    model_digest: Annotated[str | None, _Unwritten] = None
+    model_digest: Annotated[str | None, UNWRITTEN] = None
+    #: GPU memory that its worker must have at least, in MiB: as the user asked. None of a CPU.
+    min_vram_mb: MinVram = None
     protocol: Protocol
 
     @property
@@ -315,7 +318,9 @@ class Matrix(Value):
     #: As in `Cell`.
     weights: Weights = None
     #: By the model's name.
-    model_digests: Annotated[dict[str, str] | None, _Unwritten] = None
+    model_digests: Annotated[dict[str, str] | None, UNWRITTEN] = None
+    #: As in `Cell`; of the GPUs among the devices.
+    min_vram_mb: MinVram = None
     protocol: Protocol
     repeats: int = Field(ge=1, le=1000)
     #: Seed of the order in which cells are measured.
@@ -335,6 +340,15 @@ class Matrix(Value):
         if values.get("image_size") is None:
             values["image_size"] = datasets.default_image_size(str(values.get("dataset", "digits")))
         return values
+
+    @model_validator(mode="after")
+    def _memory_of_gpus(self) -> Matrix:
+        if self.min_vram_mb is not None and all(device == "cpu" for device in self.devices):
+            raise ValueError(
+                f"min_vram_mb is {self.min_vram_mb}, and the matrix names no GPU: leave it out, or add "
+                "--devices cuda."
+            )
+        return self
 
     @model_validator(mode="after")
     def _neither_empty_nor_endless(self) -> Matrix:
@@ -394,6 +408,7 @@ class Matrix(Value):
                 batch_size=batch,
                 recipe=recipe,
                 model_digest=(self.model_digests or {}).get(model),
+                min_vram_mb=None if device == "cpu" else self.min_vram_mb,
                 **shared,
             )
             for model, device, batch, recipe in product

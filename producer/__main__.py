@@ -84,6 +84,9 @@ def submit_matrix(
     dataset: Annotated[str | None, typer.Option(help="digits, synthetic, image_folder:NAME.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the images in pixels.")] = None,
     threads: Annotated[int | None, typer.Option(help="Processors of a measurement.  [default: all]")] = None,
+    min_vram_mb: Annotated[
+        int | None, typer.Option(metavar="MIB", help="GPU memory that a worker must have for these jobs.")
+    ] = None,
     repeats: Annotated[int | None, typer.Option(help="Measurements of each cell.")] = None,
     protocol: Annotated[
         str | None, typer.Option(help="quick (1 repeat), standard (10), thorough (30).  [default: standard]")
@@ -125,7 +128,10 @@ def submit_matrix(
     workers: Workers = None,
     again: Annotated[bool, typer.Option("--again", help="Measure anew what was measured before.")] = False,
     require_workers: Annotated[
-        bool, typer.Option("--require-workers", help="Refuse where a queue has no living worker.")
+        bool,
+        typer.Option(
+            "--require-workers", help="Refuse where a queue has no living worker, or none has what a job needs."
+        ),
     ] = False,
     output_dir: Output = None,
     metrics_port: MetricsPort = None,
@@ -159,6 +165,7 @@ def submit_matrix(
         "dataset": dataset,
         "image_size": image_size,
         "threads": threads,
+        "min_vram_mb": min_vram_mb,
         "repeats": repeats,
         "protocol": protocol,
         "set": set_,

@@ -63,14 +63,15 @@ def in_the_farm(
     """
     living = desk.store.workers()
     missing = submit.unserved(matrix, living)
-    if missing and require_workers:
-        raise BadInput("\n".join([*missing, "Nothing was submitted, because of --require-workers."]))
+    unable = submit.unable(matrix, living)
+    if require_workers and (missing or unable):
+        raise BadInput("\n".join([*missing, *unable, "Nothing was submitted, because of --require-workers."]))
     environments = submit.environments_of(matrix, living)
     submission, run = submit.submit(desk.store, matrix, name=name, again=again, environments=environments)
     if run.finished:
         return _already(desk, run, output)
     _announce(desk, submission, run)
-    return _send(desk, run, broker_url, missing, wait=wait, output=output)
+    return _send(desk, run, broker_url, missing, unable, wait=wait, output=output)
 
 
 def on_this_host(
@@ -99,8 +100,9 @@ def go_on_in_the_farm(
     run = again(desk, desk.store.run(run_id))
     if run.finished:
         return _already(desk, run, output)
-    missing = submit.unserved(run.matrix, desk.store.workers())
-    return _send(desk, run, broker_url, missing, wait=wait, output=output)
+    living = desk.store.workers()
+    missing = submit.unserved(run.matrix, living)
+    return _send(desk, run, broker_url, missing, submit.unable(run.matrix, living), wait=wait, output=output)
 
 
 def go_on_on_this_host(desk: Desk, run_id: str, again: Again, workers: int, *, output: Path | None) -> int:
@@ -155,13 +157,22 @@ def watch(desk: Desk, run_id: str) -> int:
 
 
 def _send(
-    desk: Desk, run: RunInfo, broker_url: str, missing: list[str], *, wait: bool, output: Path | None
+    desk: Desk,
+    run: RunInfo,
+    broker_url: str,
+    missing: list[str],
+    unable: list[str],
+    *,
+    wait: bool,
+    output: Path | None,
 ) -> int:
     submit.publish(desk.store, broker_url, run.run_id)
     for sentence in missing:
         desk.say(sentence)
     if missing:
         desk.say("The jobs wait until there is one.")
+    for sentence in unable:
+        desk.say(sentence)
     if not wait:
         desk.say(_how_to(run))
         return 0

@@ -20,6 +20,7 @@ SCALARS: Mapping[str, type | tuple[type, ...]] = {
     "dataset": str,
     "image_size": int,
     "threads": int,
+    "min_vram_mb": int,
     "repeats": int,
     "protocol": str,
     "seed": int,

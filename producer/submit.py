@@ -7,14 +7,15 @@ import itertools
 import logging
 import os
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from farm import datasets, models, queue, weights
+from farm import datasets, models, queue, requirement, weights
 from farm.errors import BadInput, Unreachable
+from farm.requirement import Requirement
 from farm.settings import Settings
-from farm.spec import Matrix, Protocol
+from farm.spec import Cell, Matrix, Protocol
 from results_store.exporters import csv, detailed, report
 from results_store.store import Store
 from results_store.values import RunInfo, Submission, WorkerInfo
@@ -137,6 +138,18 @@ def unserved(matrix: Matrix, workers: Iterable[WorkerInfo]) -> list[str]:
     return sentences
 
 
+def unable(matrix: Matrix, workers: Iterable[WorkerInfo]) -> list[str]:
+    """A sentence for each requirement of the matrix that no living worker meets, though its queue is served."""
+    living = list(workers)
+    asking = defaultdict[Requirement, list[Cell]](list)
+    for cell in matrix.cells():
+        if (wanted := requirement.of(cell)) is not None:
+            asking[wanted].append(cell)
+    return [
+        _nobody_has(wanted, cells, matrix.repeats) for wanted, cells in asking.items() if _is_unmet(wanted, living)
+    ]
+
+
 def submit(
     store: Store, matrix: Matrix, *, name: str | None, again: bool, environments: frozenset[str]
 ) -> tuple[Submission, RunInfo]:
@@ -166,6 +179,20 @@ def seconds_of_job(protocol: Protocol) -> tuple[float, float]:
     least = warm_ups * protocol.warmup_min_s + windows * protocol.min_s + _BESIDE_S
     most = warm_ups * protocol.warmup_max_s + windows * protocol.max_s + 2 * _BESIDE_S
     return least, most
+
+
+def _is_unmet(wanted: Requirement, living: list[WorkerInfo]) -> bool:
+    """Whether workers serve the queue, and all of them lack something."""
+    serving = [w for w in living if wanted.queue in w.queues and (wanted.threads or 1) <= w.threads]
+    return bool(serving) and not any(worker.meets(wanted) for worker in serving)
+
+
+def _nobody_has(wanted: Requirement, cells: list[Cell], repeats: int) -> str:
+    recipes = ", ".join(dict.fromkeys(str(cell.recipe) for cell in cells))
+    return (
+        f"Queue {wanted.queue} ({len(cells) * repeats} jobs: {recipes}): no living worker has {wanted}. "
+        "Whoever takes them will say `unsupported`, unless a worker that has it is started first."
+    )
 
 
 def _missing(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,7 +15,7 @@ from farm.measurement import Outcome
 from farm.spec import JobSpec
 from results_store import keeping, records
 from results_store.clock import now
-from results_store.schema import attempts, cells, is_open, is_running, jobs, results, workers
+from results_store.schema import attempts, cells, is_open, is_running, jobs, requirements, results, workers
 from results_store.values import (
     ALIVE_S,
     MAX_FAILURES,
@@ -25,6 +26,7 @@ from results_store.values import (
     Lease,
     Reconciled,
     State,
+    WorkerInfo,
 )
 
 #: A row with any columns.
@@ -149,6 +151,8 @@ class _Worker:
     queues: tuple[str, ...]
     threads: int
     environment_key: str
+    #: As JSON: few claims need to look into it.
+    environment: str
     quarantined: str | None
 
 
@@ -161,29 +165,36 @@ def _seen(connection: sa.Connection, worker_id: str) -> _Worker:
         sa.update(workers)
         .where(workers.c.worker_id == worker_id)
         .values(last_seen=now(), left_at=None)
-        .returning(workers.c.queues, workers.c.threads, workers.c.environment_key, workers.c.quarantined)
+        .returning(
+            workers.c.queues,
+            workers.c.threads,
+            workers.c.environment_key,
+            workers.c.environment,
+            workers.c.quarantined,
+        )
     ).one_or_none()
     if found is None:
         raise FarmError(f"Worker {worker_id!r} is not registered in this store: register it first.")
-    queues = tuple(json.loads(found.queues))
     return _Worker(
         id=worker_id,
-        queues=queues,
+        queues=tuple(json.loads(found.queues)),
         threads=found.threads,
         environment_key=found.environment_key,
+        environment=found.environment,
         quarantined=found.quarantined,
     )
 
 
 def _taken(connection: sa.Connection, worker: _Worker, job_id: str | None, lease_s: float) -> _Row | None:
     """The job named or else the next one, running, its cell bound, and no attempt of it open; None without one."""
-    taken = None
+    taken: _Row | None = None
+    left = _left_to_others(connection, worker)
     if job_id is not None:
         named = sa.and_(_candidate.c.job_id == job_id, _candidate.c.queue.in_(worker.queues))
-        taken = _take(connection, worker, named, lease_s)
+        taken = _take(connection, worker, named, left, lease_s)
     for queue in _by_next_job(connection, worker.queues):
         if taken is None:
-            taken = _take(connection, worker, _candidate.c.queue == queue, lease_s)
+            taken = _take(connection, worker, _candidate.c.queue == queue, left, lease_s)
     if taken is None:
         return None
     if not _bind(connection, worker, taken.run_number, taken.cell_ordinal):
@@ -225,10 +236,14 @@ def _in_order(query: sa.Select[Any]) -> sa.Select[Any]:
 
 
 def _take(
-    connection: sa.Connection, worker: _Worker, which: sa.ColumnElement[bool], lease_s: float
+    connection: sa.Connection,
+    worker: _Worker,
+    which: sa.ColumnElement[bool],
+    left: Collection[str],
+    lease_s: float,
 ) -> _Row | None:
     enough = sa.or_(_candidate.c.threads.is_(None), _candidate.c.threads <= worker.threads)
-    first = sa.select(_candidate.c.job_id).where(which, claimable(_candidate), enough, _may_bind(worker))
+    first = sa.select(_candidate.c.job_id).where(which, claimable(_candidate), enough, _may_bind(worker, left))
     first = _in_order(first).limit(1).with_for_update(of=_candidate, skip_locked=True)
     lost = sa.case((jobs.c.state == State.RUNNING, 1), else_=0)
     return connection.execute(
@@ -240,18 +255,51 @@ def _take(
     ).one_or_none()
 
 
-def _may_bind(worker: _Worker) -> sa.ColumnElement[bool]:
-    """Whether the candidate's cell is of the worker's class, or may become so."""
+def _left_to_others(connection: sa.Connection, worker: _Worker) -> list[str]:
+    """The requirements that this worker does not meet and another one does, which lives.
+
+    A device that is being probed, or looked after, counts. What no living worker meets is for anybody who serves
+    its queue: to be told `unsupported`, and why, is better than to wait for ever.
+    """
+    known = {text: records.requirement(text) for text in connection.scalars(sa.select(requirements.c.requirement))}
+    asked = {text: wanted for text, wanted in known.items() if wanted and wanted.queue in worker.queues}
+    if not asked:
+        return []
+    here = records.environment(worker.environment)
+    unmet = {text: wanted for text, wanted in asked.items() if wanted.lacking(here)}
+    others = list(_others(connection, worker)) if unmet else []
+    return [text for text, wanted in unmet.items() if any(other.meets(wanted) for other in others)]
+
+
+def _others(connection: sa.Connection, worker: _Worker) -> Iterator[WorkerInfo]:
+    """The other workers that live; not those of a farm of another version that we cannot read."""
+    living = connection.execute(sa.select(workers).where(is_alive(), workers.c.worker_id != worker.id))
+    for row in living:
+        with contextlib.suppress(ValueError):
+            yield records.worker(row)
+
+
+def is_alive() -> sa.ColumnElement[bool]:
+    """Whether a worker's heartbeat is young, and it has not said goodbye."""
+    return sa.and_(workers.c.last_seen > now() - ALIVE_S, workers.c.left_at.is_(None))
+
+
+def _may_bind(worker: _Worker, left: Collection[str]) -> sa.ColumnElement[bool]:
+    """Whether the candidate's cell is of the worker's class, or may become so and is not left to others."""
     place = (cells.c.run_number == _candidate.c.run_number, cells.c.ordinal == _candidate.c.cell_ordinal)
-    return sa.exists().where(*place, _bindable(worker)).correlate(_candidate)
+    which = [*place, _bindable(worker), *([_is_taken_by(worker, left)] if left else [])]
+    return sa.exists().where(*which).correlate(_candidate)
+
+
+def _is_taken_by(worker: _Worker, left: Collection[str]) -> sa.ColumnElement[bool]:
+    """Whether a cell is not left to others. What its class has begun a worker goes on with: nobody else may."""
+    begun = cells.c.environment_key == worker.environment_key
+    return sa.or_(cells.c.requirement.is_(None), cells.c.requirement.not_in(left), begun)
 
 
 def _bindable(worker: _Worker) -> sa.ColumnElement[bool]:
     alive = sa.exists().where(
-        workers.c.environment_key == cells.c.environment_key,
-        workers.c.last_seen > now() - ALIVE_S,
-        workers.c.left_at.is_(None),
-        workers.c.quarantined.is_(None),
+        workers.c.environment_key == cells.c.environment_key, is_alive(), workers.c.quarantined.is_(None)
     )
     bound = cells.c.environment_key
     return sa.or_(bound.is_(None), bound == worker.environment_key, sa.not_(alive.correlate(cells)))

@@ -17,7 +17,7 @@ from statistics import median
 from types import ModuleType
 from typing import Any, TypeAlias
 
-from farm import drift, plugins, statistics
+from farm import drift, plugins, roofline, statistics
 from farm.errors import BadInput
 from farm.measurement import Environment, Measurement, Outcome, Profile
 from farm.recipe import BASELINE
@@ -152,6 +152,11 @@ class Figures:
     gpu_utilization: float | None
     energy_per_sample_j: float | None
     power_mean_w: float | None
+    #: Of the GPU, in the mean of the timed windows.
+    gpu_clock_hz: float | None = None
+    #: Of the device's limits (`farm/roofline.py`).
+    arithmetic_share: float | None = None
+    bandwidth_share: float | None = None
     page_faults_per_call: float
     first_call_s: float
     warmup_s: float
@@ -438,9 +443,12 @@ def _figures(results: list[JobResult], trusted: list[Measurement]) -> Figures:
         vram_allocator_bytes=_median(memory.vram_allocator_bytes for memory in memories),
         vram_process_bytes=_median(memory.vram_process_bytes for memory in memories),
         cpu_utilization=_median(map(_cpu_utilization, found)),
-        gpu_utilization=_median(map(_gpu_utilization, found)),
+        gpu_utilization=_median(_mean_of(m, "gpu_utilization") for m in found),
         energy_per_sample_j=_median(m.energy.per_sample_j for m in found if m.energy),
         power_mean_w=_median(m.energy.mean_w for m in found if m.energy),
+        gpu_clock_hz=_median(_mean_of(m, "gpu_sm_clock_hz") for m in found),
+        arithmetic_share=_median(map(roofline.arithmetic_share, found)),
+        bandwidth_share=_median(map(roofline.bandwidth_share, found)),
         page_faults_per_call=median(m.usage.faults_per_call for m in found),
         first_call_s=median(m.first_call_s for m in found),
         warmup_s=median(m.warmup_s for m in found),
@@ -531,8 +539,9 @@ def _cpu_utilization(measurement: Measurement) -> float | None:
     return usage.cpu_s / (usage.wall_s * threads) if usage.wall_s else None
 
 
-def _gpu_utilization(measurement: Measurement) -> float | None:
-    seen = measurement.telemetry and measurement.telemetry.gauges.get("gpu_utilization")
+def _mean_of(measurement: Measurement, gauge: str) -> float | None:
+    """What the supervisor read of a quantity in the timed windows, in the mean."""
+    seen = measurement.telemetry and measurement.telemetry.gauges.get(gauge)
     return seen.mean if seen else None
 
 

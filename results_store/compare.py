@@ -295,7 +295,8 @@ def differences(before: Environment, after: Environment) -> dict[str, tuple[str,
 def _flat(environment: Environment) -> dict[str, Any]:
     fields = environment.apart
     packages = fields.pop("packages")
-    return {**fields, **packages}
+    gpu = fields.pop("gpu", None) or {}
+    return {**fields, **{f"gpu.{name}": value for name, value in gpu.items()}, **packages}
 
 
 def _shown(value: Any) -> str:

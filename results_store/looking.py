@@ -13,10 +13,10 @@ from farm.errors import BadInput, unknown
 from farm.measurement import Outcome, Profile
 from results_store import records
 from results_store.claiming import claimable as is_claimable
+from results_store.claiming import is_alive
 from results_store.clock import now
 from results_store.schema import attempts, cells, is_of_matrix, is_open, is_running, jobs, results, runs, workers
 from results_store.values import (
-    ALIVE_S,
     EndedRun,
     JobResult,
     Progress,
@@ -137,7 +137,7 @@ def progress(connection: sa.Connection, number: int) -> Progress:
 
 def all_workers(connection: sa.Connection, alive_only: bool) -> list[WorkerInfo]:
     """The workers, by id."""
-    query = sa.select(workers).where(*([_is_alive()] if alive_only else [])).order_by(workers.c.worker_id)
+    query = sa.select(workers).where(*([is_alive()] if alive_only else [])).order_by(workers.c.worker_id)
     return [records.worker(row) for row in connection.execute(query)]
 
 
@@ -147,6 +147,18 @@ def quarantined(connection: sa.Connection, worker_id: str) -> str | None:
         sa.select(workers.c.quarantined).where(workers.c.worker_id == worker_id)
     )
     return reason
+
+
+def waits_for_another(connection: sa.Connection, worker_id: str, job_id: str) -> bool:
+    """Whether a job is queued, and another living worker than this one serves its queue with enough processors."""
+    waiting = sa.select(jobs.c.queue, jobs.c.threads).where(jobs.c.job_id == job_id, jobs.c.state == State.QUEUED)
+    job = connection.execute(waiting).one_or_none()
+    if job is None:
+        return False
+    others = sa.select(workers.c.queues).where(
+        is_alive(), workers.c.worker_id != worker_id, workers.c.threads >= (job.threads or 1)
+    )
+    return any(job.queue in json.loads(queues) for queues in connection.scalars(others))
 
 
 def claimable(connection: sa.Connection, number: int | None, limit: int) -> dict[str, list[str]]:
@@ -253,10 +265,6 @@ def _job_result(row: sa.Row[Any]) -> JobResult:
     )
 
 
-def _is_alive() -> sa.ColumnElement[bool]:
-    return sa.and_(workers.c.last_seen > now() - ALIVE_S, workers.c.left_at.is_(None))
-
-
 def _has(which: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
     """Whether a run has such a job."""
     return sa.exists().where(jobs.c.run_number == runs.c.number, which).correlate(runs)
@@ -289,7 +297,7 @@ def _attempt_counts(connection: sa.Connection) -> dict[Outcome, int]:
 def _worker_counts(connection: sa.Connection, quarantined: bool) -> dict[tuple[str, str], int]:
     """Living workers by (kind of device, queue): those that are quarantined, or the others."""
     which = workers.c.quarantined.is_not(None) if quarantined else workers.c.quarantined.is_(None)
-    query = sa.select(workers.c.device_kind, workers.c.queues).where(_is_alive(), which)
+    query = sa.select(workers.c.device_kind, workers.c.queues).where(is_alive(), which)
     places = ((row.device_kind, queue) for row in connection.execute(query) for queue in json.loads(row.queues))
     return dict(Counter(places))
 
@@ -375,7 +383,7 @@ def _waiting(connection: sa.Connection, number: int) -> dict[str, int]:
 def _quarantined(connection: sa.Connection, number: int) -> tuple[tuple[str, str], ...]:
     """Living workers in quarantine that would serve what is left of a run, and why."""
     there = sa.select(workers.c.worker_id, workers.c.queues, workers.c.quarantined)
-    there = there.where(_is_alive(), workers.c.quarantined.is_not(None)).order_by(workers.c.worker_id)
+    there = there.where(is_alive(), workers.c.quarantined.is_not(None)).order_by(workers.c.worker_id)
     found = connection.execute(there).all()
     if not found:
         return ()

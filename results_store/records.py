@@ -16,6 +16,7 @@ from farm import catalogue
 from farm.errors import BadInput
 from farm.measurement import Environment, Measurement, Profile, Samples
 from farm.recipe import Recipe
+from farm.requirement import Requirement
 from farm.spec import Cell, completed, validated
 from results_store.values import MAX_LOG_BYTES, MAX_REASON_CHARS, Ending, WorkerInfo
 
@@ -172,6 +173,21 @@ def worker_row(worker: WorkerInfo) -> dict[str, Any]:
     }
 
 
+@functools.lru_cache(maxsize=_KNOWN)
+def requirement(text: str) -> Requirement | None:
+    """What a row asks of workers; None where it cannot be read: then it asks for nothing."""
+    try:
+        return Requirement.model_validate_json(text)
+    except ValueError:
+        return None
+
+
+@functools.lru_cache(maxsize=_KNOWN)
+def environment(text: str) -> Environment:
+    """The environment of a worker's row."""
+    return Environment.model_validate_json(text)
+
+
 def worker(row: sa.Row[Any]) -> WorkerInfo:
     """The worker of a row."""
     return WorkerInfo(
@@ -184,7 +200,7 @@ def worker(row: sa.Row[Any]) -> WorkerInfo:
         queues=tuple(json.loads(row.queues)),
         threads=row.threads,
         environment_key=row.environment_key,
-        environment=Environment.model_validate_json(row.environment),
+        environment=environment(row.environment),
         last_seen=row.last_seen,
         quarantined=row.quarantined,
         quarantined_since=row.quarantined_since,

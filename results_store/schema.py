@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 #: The migration that these tables agree with.
-REVISION = "0004"
+REVISION = "0005"
 
 metadata = sa.MetaData(
     naming_convention={
@@ -43,7 +43,12 @@ cells = sa.Table(
     sa.Column("is_control", sa.Boolean, nullable=False, server_default=sa.false()),
     #: Class to which the first claim bound the repeats; null before it.
     sa.Column("environment_key", sa.Text),
+    #: What it asks of its worker beyond its queue, as JSON (`farm/requirement.py`); null where nothing.
+    sa.Column("requirement", sa.Text),
 )
+
+#: Every requirement that any cell has: few, so that a claim may look at all of them.
+requirements = sa.Table("requirements", metadata, sa.Column("requirement", sa.Text, primary_key=True))
 
 jobs = sa.Table(
     "jobs",

@@ -208,6 +208,9 @@ class Store:
         threads than the worker has; its cell bound to the worker's environment class, to none, or to one
         of which no worker lives. The claim binds the cell.
 
+        A job that asks for what this worker lacks is left to another living one that has it; where its class has
+        begun the cell, or no living worker has it, it is taken all the same, and found unsupported.
+
         A job whose result the worker's class already has is passed over: it ends with that, without an attempt,
         but for the jobs of runs that were submitted `again`.
         """
@@ -221,6 +224,11 @@ class Store:
                 continue
             if not more:
                 return claim
+
+    def waits_for_another(self, worker_id: str, job_id: str) -> bool:
+        """Whether a job is queued, and a living worker other than this one might take it."""
+        with self._database.reading() as connection:
+            return looking.waits_for_another(connection, worker_id, job_id)
 
     def renew(self, claim: Claim) -> Lease:
         """Prolongs the lease, and says whether the user wants the job stopped or another attempt has it."""

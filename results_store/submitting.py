@@ -6,16 +6,20 @@ import hashlib
 import secrets
 import time
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
 
+from farm import requirement
 from farm.errors import BadInput
-from farm.spec import Matrix
+from farm.requirement import Requirement
+from farm.spec import Cell, Matrix
 from results_store import keeping, names, records
 from results_store.clock import now
-from results_store.schema import cells, is_of_matrix, is_open, is_running, jobs, results, runs
+from results_store.database import insert
+from results_store.schema import cells, is_of_matrix, is_open, is_running, jobs, requirements, results, runs
 from results_store.values import Retried, State, Submission
 
 _ROWS_AT_ONCE = 5000
@@ -197,6 +201,7 @@ def _create(connection: sa.Connection, matrix: Matrix, again: bool, name: str | 
         .values(created_at=created_at)
         .returning(runs.c.number)
     ).scalar_one()
+    _keep_requirements(connection, matrix)
     for table, rows in ((cells, _cell_rows(matrix, number)), (jobs, _job_rows(matrix, number, run_id, again))):
         while chunk := list(islice(rows, _ROWS_AT_ONCE)):
             connection.execute(sa.insert(table), chunk)
@@ -209,10 +214,35 @@ def _new_id(connection: sa.Connection, created_at: float) -> str:
     return next(i for i in iter(lambda: f"{day}-{secrets.token_hex(2)}", None) if i not in taken)
 
 
+def _keep_requirements(connection: sa.Connection, matrix: Matrix) -> None:
+    """Notes what the matrix asks of workers; in order, so that two submissions do not wait in a circle."""
+    # neither model nor batch size changes it
+    few = matrix.model_copy(update={"models": matrix.models[:1], "batch_sizes": matrix.batch_sizes[:1]})
+    texts = {text for cell in (*few.cells(), *matrix.controls()) if (text := _requirement(cell)) is not None}
+    for text in sorted(texts):
+        connection.execute(insert(connection, requirements).values(requirement=text).on_conflict_do_nothing())
+
+
+def _requirement(cell: Cell) -> str | None:
+    wanted = requirement.of(cell)
+    return None if wanted is None else _written(wanted)
+
+
+@lru_cache(maxsize=1024)
+def _written(wanted: Requirement) -> str:
+    return wanted.canonical()
+
+
 def _cell_rows(matrix: Matrix, number: int) -> Iterator[dict[str, Any]]:
     cells = [(cell, False) for cell in matrix.cells()] + [(cell, True) for cell in matrix.controls()]
     for ordinal, (cell, is_control) in enumerate(cells):
-        yield {"run_number": number, "ordinal": ordinal, "spec": cell.canonical(), "is_control": is_control}
+        yield {
+            "run_number": number,
+            "ordinal": ordinal,
+            "spec": cell.canonical(),
+            "is_control": is_control,
+            "requirement": _requirement(cell),
+        }
 
 
 def _job_rows(matrix: Matrix, number: int, run_id: str, again: bool) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from farm.measurement import Environment, Measurement, Outcome
+from farm.requirement import Requirement
 from farm.spec import JobSpec, Matrix, stored
 from results_store import names
 
@@ -71,6 +72,16 @@ class WorkerInfo:
     last_seen: float = 0.0
     #: Since when it is quarantined, likewise.
     quarantined_since: float | None = None
+
+    @property
+    def part_of(self) -> str | None:
+        """UUID of the GPU that its device is a slice of; None where it is none."""
+        return None if self.environment.gpu is None else self.environment.gpu.part_of
+
+    def meets(self, wanted: Requirement) -> bool:
+        """Whether it serves the queue, has the processors, and lacks nothing that is asked for."""
+        serves = wanted.queue in self.queues and (wanted.threads or 1) <= self.threads
+        return serves and not wanted.lacking(self.environment)
 
 
 @dataclass(frozen=True, kw_only=True)

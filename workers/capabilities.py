@@ -42,7 +42,7 @@ def capabilities(
     """
     if device not in DEVICES:
         raise unknown("device", device, DEVICES)
-    gpus = among(nvml.gpus(), visible) if device != "cpu" else ()
+    gpus = nvml.among(nvml.gpus(), visible) if device != "cpu" else ()
     if device == "cuda" and not gpus:
         raise BadInput(
             "No NVIDIA GPU answers on this host, or CUDA_VISIBLE_DEVICES leaves none. Possible here: "
@@ -72,16 +72,6 @@ def queues(gpu: Gpu | None) -> tuple[str, ...]:
     if gpu is None:
         return ("cpu",)
     return ("gpu", f"gpu.{gpu.model}") if gpu.model else ("gpu",)
-
-
-def among(gpus: Sequence[Gpu], visible: str | None) -> tuple[Gpu, ...]:
-    """The GPUs that `CUDA_VISIBLE_DEVICES` leaves: by index, or by UUID or its beginning; None leaves all."""
-    if visible is None:
-        return tuple(gpus)
-    names = [name.strip() for name in visible.split(",") if name.strip()]
-    return tuple(
-        gpu for index, gpu in enumerate(gpus) if any(n == str(index) or gpu.uuid.startswith(n) for n in names)
-    )
 
 
 def least_served(gpus: Sequence[Gpu], living: Sequence[WorkerInfo]) -> Gpu:

@@ -51,7 +51,14 @@ def prepare(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def hold(directory: Path, count: int, gpu_uuid: str | None = None, among: Sequence[int] = ()) -> Iterator[Held]:
+def hold(
+    directory: Path,
+    count: int,
+    gpu_uuid: str | None = None,
+    among: Sequence[int] = (),
+    *,
+    part_of: str | None = None,
+) -> Iterator[Held]:
     """Holds `count` processors, and a GPU where one is named; waits until they are free.
 
     The order is the same for everyone (GPU, turnstile, processors from the lowest), so nobody waits in a
@@ -63,6 +70,7 @@ def hold(directory: Path, count: int, gpu_uuid: str | None = None, among: Sequen
         count: number of processors.
         gpu_uuid: the GPU, by its UUID: indices differ between processes.
         among: ids of the processors to choose from; by default all that this process may use.
+        part_of: where the GPU is a slice of another: the UUID of that, whose power and memory its slices share.
 
     Raises:
         BadInput: more processors are asked for than there are.
@@ -73,9 +81,9 @@ def hold(directory: Path, count: int, gpu_uuid: str | None = None, among: Sequen
         raise BadInput(f"{count} processors are asked for and this host has {len(ids)}. Ask for fewer threads.")
     prepare(directory)
     with contextlib.ExitStack() as held:
-        descriptors = []
-        if gpu_uuid is not None:
-            descriptors.append(_lock(directory / f"gpu-{gpu_uuid}.lock", held))
+        # The whole before its part: always in this order, so that nobody waits in a circle.
+        uuids = filter(None, (part_of, gpu_uuid))
+        descriptors = [_lock(directory / f"gpu-{uuid}.lock", held) for uuid in uuids]
         with contextlib.ExitStack() as turn:
             _lock(directory / "turnstile.lock", turn)
             taken = _take(directory, ids, count, held)

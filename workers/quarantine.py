@@ -107,7 +107,8 @@ class Warden:
     def _probe(self, worker: WorkerInfo) -> None:
         problem, advice = bounds.no_room(self._settings), ""
         if problem is None:
-            with locks.hold(self._settings.lock_dir, worker.threads, worker.device_uuid) as held:
+            device = worker.threads, worker.device_uuid
+            with locks.hold(self._settings.lock_dir, *device, part_of=worker.part_of) as held:
                 problem, advice = self._prober(worker)(held), ADVICE[worker.device_kind]
         if problem is not None:
             enter(self._store, worker, problem, self._settings.probe_s, advice)

@@ -43,6 +43,10 @@ CLAIM_PATIENCE_S = 60.0
 QUARANTINE_PATIENCE_S = 10.0
 _QUARANTINE_LOOK_S = 1.0
 
+#: A message whose job waits for another worker, which has what it asks for, is kept so long likewise.
+OTHERS_PATIENCE_S = 10.0
+_OTHERS_LOOK_S = 1.0
+
 #: Libraries that make threads, each told in its own way how many.
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -51,6 +55,8 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
+
+_SKIPPED = "skipped"
 
 T = TypeVar("T")
 
@@ -96,13 +102,27 @@ class Supervisor:
                 with logs.about(
                     worker=self._worker.id, device=self._worker.device_uuid or self._worker.device_kind
                 ):
-                    return self._serve(job_id)
+                    return self._served(job_id)
             except Unreachable as error:
                 if time.monotonic() + pause_s > given_up_at:
                     log.error("job %s was not begun: %s", job_id, error)
                     return "skipped: the database does not answer"
                 time.sleep(pause_s)
         raise AssertionError("the pauses never end")
+
+    def _served(self, job_id: str) -> str:
+        """As `_serve`; while nothing is ours and the message's job waits for another worker, tried for a while.
+
+        Else an idle worker that cannot do a job would use up the messages of the busy one that can.
+        """
+        until, text = time.monotonic() + OTHERS_PATIENCE_S, self._serve(job_id)
+        while text == _SKIPPED and time.monotonic() < until and self._waits_for_another(job_id):
+            time.sleep(_OTHERS_LOOK_S)
+            text = self._serve(job_id)
+        return text
+
+    def _waits_for_another(self, job_id: str) -> bool:
+        return self._store.waits_for_another(self._worker.id, job_id)
 
     def _serve(self, job_id: str) -> str:
         if (quarantined := self._quarantined()) is not None:
@@ -115,7 +135,7 @@ class Supervisor:
             claim = self._store.claim(self._worker.id, job_id)
             self._figures.claimed(time.monotonic() - began, claim is not None)
             if claim is None:
-                return "skipped"
+                return _SKIPPED
             logs.note(run=claim.run_id, job=claim.job_id, attempt=claim.attempt)
             log.info("job %s begins: %s batch %d", claim.job_id, claim.spec.variant, claim.spec.batch_size)
             ended, phase = self._attempt(claim, held)
@@ -168,7 +188,8 @@ class Supervisor:
     @contextlib.contextmanager
     def _device(self) -> Iterator[Held]:
         threads, uuid = self._worker.threads, self._worker.device_uuid
-        with locks.hold(self._settings.lock_dir, threads, uuid) as held, self._figures.busy():
+        hold = locks.hold(self._settings.lock_dir, threads, uuid, part_of=self._worker.part_of)
+        with hold as held, self._figures.busy():
             yield held
 
     def _attempt(self, claim: Claim, held: Held) -> tuple[PhaseEnd, str]:

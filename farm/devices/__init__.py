@@ -1,7 +1,7 @@
 """Devices, one file each: how to wait for one, what memory it took, and how to set it up.
 
-A device is a module-level function `open_device(threads) -> Device` in `farm/devices/<kind>.py`. The other files
-here tell what can be read of it while something else is measured, without torch.
+A device is a module-level function `open_device(threads, uuid) -> Device` in `farm/devices/<kind>.py`. The other
+files here tell what can be read of it while something else is measured, without torch.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Device(Protocol):
         """How `amp` is computed here: `hardware` or `emulated`."""
 
 
-def open_device(kind: str, threads: int) -> Device:
-    """The device of this kind, set up for measuring in this process."""
-    device: Device = importlib.import_module(f"farm.devices.{kind}").open_device(threads)
+def open_device(kind: str, threads: int, uuid: str | None = None) -> Device:
+    """The device of this kind, set up for measuring in this process; `uuid` is the GPU's, None for a CPU."""
+    device: Device = importlib.import_module(f"farm.devices.{kind}").open_device(threads, uuid)
     return device
 
 

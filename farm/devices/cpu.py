@@ -25,7 +25,7 @@ class Cpu:
         return "hardware" if has_bf16() else "emulated"
 
 
-def open_device(threads: int) -> Cpu:
+def open_device(threads: int, uuid: str | None = None) -> Cpu:
     """The CPU with this many threads."""
     torch.set_num_threads(threads)
     return Cpu()

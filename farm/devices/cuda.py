@@ -9,13 +9,19 @@ from farm.errors import Unsupported
 
 
 class Cuda:
-    """The one GPU that this process sees."""
+    """The one GPU that this process sees.
 
-    def __init__(self) -> None:
-        self.before = nvml.used_bytes(self._uuid())
+    Args:
+        uuid: as its driver knows it; None where that is not known, and the driver is not asked.
+    """
 
-    def _uuid(self) -> str:
-        return f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+    def __init__(self, uuid: str | None) -> None:
+        self._uuid = uuid
+        # Nothing of this process is there yet: what CUDA takes for itself counts, too.
+        self._before = self._used_bytes()
+
+    def _used_bytes(self) -> int | None:
+        return None if self._uuid is None else nvml.used_bytes(self._uuid)
 
     def synchronize(self) -> None:
         """CUDA returns before the work is done."""
@@ -26,9 +32,13 @@ class Cuda:
         torch.cuda.reset_peak_memory_stats()
 
     def peak_bytes(self) -> tuple[int | None, int | None]:
-        """Peak of torch's allocator, and what the device holds more than before this process used it."""
-        now = nvml.used_bytes(self._uuid())
-        seen = None if now is None or self.before is None else max(0, now - self.before)
+        """Peak of torch's allocator, and what the device holds more than before this process used it.
+
+        The second is a difference of what everybody uses, because a container is shown the host's process ids. It
+        is a peak because torch and the libraries keep what they once took.
+        """
+        now = self._used_bytes()
+        seen = None if now is None or self._before is None else max(0, now - self._before)
         return torch.cuda.max_memory_allocated(), seen
 
     def amp_evidence(self) -> str:
@@ -36,7 +46,7 @@ class Cuda:
         return "hardware"
 
 
-def open_device(threads: int) -> Cuda:
+def open_device(threads: int, uuid: str | None = None) -> Cuda:
     """The GPU, in exact fp32: TF32 is a choice of its own.
 
     Raises:
@@ -45,7 +55,8 @@ def open_device(threads: int) -> Cuda:
     torch.set_num_threads(threads)
     if not torch.cuda.is_available():
         raise Unsupported("torch sees no CUDA GPU: no driver, no GPU, or a CPU build of torch")
+    device = Cuda(uuid)
     torch.backends.cuda.matmul.fp32_precision = "ieee"
     torch.backends.cudnn.conv.fp32_precision = "ieee"
     torch.backends.cudnn.benchmark = True
-    return Cuda()
+    return device

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pynvml
 
 from farm.devices.readings import Reading
 from farm.errors import Unsupported
-from farm.measurement import Hardware
+from farm.measurement import GpuFacts, Hardware
 
 #: A GPU job's host side: one processor computes, one answers the driver.
 HOST_THREADS = 2
@@ -39,6 +39,18 @@ _HARDWARE: Mapping[str, Callable[[Any], float]] = {
     "gpu_cores": lambda gpu: pynvml.nvmlDeviceGetNumGpuCores(gpu),
     "sm_highest_hz": lambda gpu: pynvml.nvmlDeviceGetMaxClockInfo(gpu, pynvml.NVML_CLOCK_SM) * 1e6,
     "sm_set_hz": lambda gpu: pynvml.nvmlDeviceGetApplicationsClock(gpu, pynvml.NVML_CLOCK_SM) * 1e6,
+    "memory_highest_hz": lambda gpu: pynvml.nvmlDeviceGetMaxClockInfo(gpu, pynvml.NVML_CLOCK_MEM) * 1e6,
+    "memory_bus_bits": lambda gpu: pynvml.nvmlDeviceGetMemoryBusWidth(gpu),
+}
+#: By their numbers (nvml.h, nvmlComputeMode_t); 1 is not used any more.
+_COMPUTE_MODES: Mapping[int, str] = {0: "default", 2: "prohibited", 3: "exclusive process"}
+#: What `GpuFacts` has of a whole GPU.
+_FACTS: Mapping[str, Callable[[Any], Any]] = {
+    "compute_capability": lambda gpu: _version(*pynvml.nvmlDeviceGetCudaComputeCapability(gpu)),
+    "compute_mode": lambda gpu: _compute_mode(pynvml.nvmlDeviceGetComputeMode(gpu)),
+    "is_divided": lambda gpu: pynvml.nvmlDeviceGetMigMode(gpu)[0] == 1,
+    "power_limit_w": lambda gpu: pynvml.nvmlDeviceGetPowerManagementLimit(gpu) / 1e3,
+    "sm_set_hz": _HARDWARE["sm_set_hz"],
 }
 _STATE: Mapping[str, Callable[[Any], float]] = {
     "persistence": lambda gpu: pynvml.nvmlDeviceGetPersistenceMode(gpu),
@@ -60,12 +72,13 @@ CLOCK_REASONS: Mapping[int, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One GPU."""
+    """One GPU, or one slice of a GPU that is divided (MIG)."""
 
     uuid: str
     name: str
+    #: `unknown` where that is not told.
     driver: str
-    memory_bytes: int
+    facts: GpuFacts = field(default_factory=GpuFacts)
 
     @property
     def model(self) -> str:
@@ -89,20 +102,57 @@ def _library() -> Iterator[Any]:
 
 
 def gpus() -> tuple[Gpu, ...]:
-    """Every GPU of this host; empty where there is none."""
+    """Every GPU of this host; the slices of one that is divided; empty where there is none.
+
+    One that does not say which it is, because it is lost or not ours to see, is left out.
+    """
     with _library() as library:
         if library is None:
             return ()
-        handles = [library.nvmlDeviceGetHandleByIndex(i) for i in range(library.nvmlDeviceGetCount())]
-        return tuple(
-            Gpu(
-                uuid=_text(library.nvmlDeviceGetUUID(handle)),
-                name=_text(library.nvmlDeviceGetName(handle)),
-                driver=_text(library.nvmlSystemGetDriverVersion()),
-                memory_bytes=int(library.nvmlDeviceGetMemoryInfo(handle).total),
-            )
-            for handle in handles
-        )
+        driver = _text(_tried(library.nvmlSystemGetDriverVersion) or "unknown")
+        found = [_gpu(part, whole, driver) for part, whole in _handles()]
+        return tuple(gpu for gpu in found if gpu is not None)
+
+
+def among(gpus: Sequence[Gpu], visible: str | None) -> tuple[Gpu, ...]:
+    """The GPUs that `CUDA_VISIBLE_DEVICES` leaves: by index, or by UUID or its beginning; None leaves all."""
+    if visible is None:
+        return tuple(gpus)
+    names = [name.strip() for name in visible.split(",") if name.strip()]
+    return tuple(
+        gpu for index, gpu in enumerate(gpus) if any(n == str(index) or gpu.uuid.startswith(n) for n in names)
+    )
+
+
+def _handles() -> Iterator[tuple[Any, Any]]:
+    """The handle of each GPU, or of each slice of one that is divided; and that of the whole."""
+    for index in range(_tried(pynvml.nvmlDeviceGetCount) or 0):
+        whole = _tried(pynvml.nvmlDeviceGetHandleByIndex, index)
+        if whole is None:
+            continue
+        if not _tried(_FACTS["is_divided"], whole):
+            yield whole, whole
+            continue
+        # The whole of one that is divided cannot be used: CUDA would take its first slice and not say so.
+        for place in range(_tried(pynvml.nvmlDeviceGetMaxMigDeviceCount, whole) or 0):
+            part = _tried(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, whole, place)
+            if part is not None:
+                yield part, whole
+
+
+def _gpu(part: Any, whole: Any, driver: str) -> Gpu | None:
+    uuid, name = _tried(pynvml.nvmlDeviceGetUUID, part), _tried(pynvml.nvmlDeviceGetName, part)
+    if uuid is None or name is None:
+        return None
+    told = {fact: answer for fact, ask in _FACTS.items() if (answer := _tried(ask, whole)) is not None}
+    memory = _tried(pynvml.nvmlDeviceGetMemoryInfo, part)
+    of = None if part is whole else _tried(pynvml.nvmlDeviceGetUUID, whole)
+    facts = GpuFacts(
+        **told,
+        memory_bytes=None if memory is None else int(memory.total),
+        part_of=None if of is None else _text(of),
+    )
+    return Gpu(uuid=_text(uuid), name=_text(name), driver=driver, facts=facts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +165,7 @@ class GpuState:
     is_persistent: bool | None
     #: How many compute on it.
     processes: int | None
+    facts: GpuFacts = field(default_factory=GpuFacts)
 
 
 def states() -> tuple[GpuState, ...]:
@@ -123,14 +174,15 @@ def states() -> tuple[GpuState, ...]:
     with _library() as library:
         if library is None:
             return ()
-        handles = [(gpu, library.nvmlDeviceGetHandleByUUID(gpu.uuid)) for gpu in found]
-        asked = [(gpu, _asked(_STATE, handle, {})) for gpu, handle in handles]
+        handles = [(gpu, _tried(library.nvmlDeviceGetHandleByUUID, gpu.uuid)) for gpu in found]
+        asked = [(gpu, {} if handle is None else _asked(_STATE, handle, {})) for gpu, handle in handles]
     return tuple(
         GpuState(
             uuid=gpu.uuid,
             name=gpu.name,
             is_persistent=bool(told["persistence"]) if "persistence" in told else None,
             processes=int(told["processes"]) if "processes" in told else None,
+            facts=gpu.facts,
         )
         for gpu, told in asked
     )
@@ -149,7 +201,7 @@ def used_bytes(uuid: str) -> int | None:
 
 
 def hardware(uuid: str) -> Hardware:
-    """What a GPU says of its cores and clocks."""
+    """What a GPU says of its cores, its memory and their clocks."""
     with _library() as library:
         if library is None:
             return Hardware()
@@ -203,6 +255,8 @@ class EnergyMeter:
 
     #: Whose energy it is: everything that ran on the GPU.
     scope = "gpu"
+    #: At the latest after so long the counter steps.
+    step_s = 0.1
 
     def __init__(self, uuid: str) -> None:
         self._gpu = _opened(uuid)
@@ -223,6 +277,11 @@ class EnergyMeter:
         except pynvml.NVMLError as error:
             raise Unsupported(f"the GPU does not count its energy ({error})") from None
 
+    def beside(self) -> Mapping[str, float]:
+        """What bounds the power now: the limit that the GPU is set to, and its clock."""
+        wanted = {"power_limit_w": _FACTS["power_limit_w"], "clock_hz": _GAUGES["gpu_sm_clock_hz"]}
+        return _asked(wanted, self._gpu, {})
+
     def close(self) -> None:
         """Gives the library back."""
         pynvml.nvmlShutdown()
@@ -241,6 +300,14 @@ def _opened(uuid: str) -> Any:
         raise Unsupported(f"the driver does not know {uuid} ({error})") from None
 
 
+def _tried(ask: Callable[..., Any], *of: Any) -> Any:
+    """What the driver answers; None where it does not."""
+    try:
+        return ask(*of)
+    except pynvml.NVMLError:
+        return None
+
+
 def _asked(wanted: Mapping[str, Callable[[Any], float]], gpu: Any, missing: dict[str, str]) -> dict[str, float]:
     """What the driver answers; why not, of the others."""
     found = {}
@@ -250,6 +317,15 @@ def _asked(wanted: Mapping[str, Callable[[Any], float]], gpu: Any, missing: dict
         except pynvml.NVMLError as error:
             missing[name] = f"the driver does not tell ({error})"
     return found
+
+
+def _version(major: int, minor: int) -> float:
+    """A compute capability as a number: the minor part has one digit."""
+    return round(major + minor / 10, 1)
+
+
+def _compute_mode(number: int) -> str:
+    return _COMPUTE_MODES.get(number, f"mode {number}")
 
 
 def _clock_bits(gpu: Any) -> int:

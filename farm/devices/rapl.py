@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from farm.devices.files import ROOT, KernelFile, number, text
@@ -21,6 +22,8 @@ class Rapl:
 
     #: Whose energy it is: everything that ran on the packages.
     scope = "package"
+    #: The kernel reads registers that processors bring up to date about every millisecond.
+    step_s = 0.001
 
     def __init__(self, root: Path = ROOT) -> None:
         self._domains = [_Domain(folder) for folder in _folders(root)]
@@ -30,6 +33,10 @@ class Rapl:
         """Joules so far. It has to be read before a counter has gone round twice (minutes)."""
         self._joules += sum(domain.since_last() for domain in self._domains)
         return self._joules
+
+    def beside(self) -> Mapping[str, float]:
+        """Nothing: what bounds a package is not told."""
+        return {}
 
     def close(self) -> None:
         """Gives the files back."""

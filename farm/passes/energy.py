@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Protocol
 
@@ -13,6 +13,9 @@ from farm.measurement import Energy, Environment
 from farm.spec import JobSpec
 from farm.timing import Stopwatch
 
+#: Each end of the window is late by a call or, where calls are longer than that, by a step of the counter: the
+#: window is so many times as long, so that both ends together are 2 % of it at most.
+_TIMES_LATENESS = 100
 #: A counter that has not moved for so much longer than the protocol's time does not count.
 _PATIENCE_S = 10.0
 
@@ -24,8 +27,15 @@ class Meter(Protocol):
     def scope(self) -> str:
         """Whose energy it counts."""
 
+    @property
+    def step_s(self) -> float:
+        """At the latest after so long it steps while energy is used."""
+
     def read(self) -> float:
         """Joules since some moment."""
+
+    def beside(self) -> Mapping[str, float]:
+        """What bounds the power now, of `power_limit_w` and `clock_hz` what is told."""
 
     def close(self) -> None:
         """Gives back what it held open."""
@@ -63,18 +73,19 @@ def metered(watch: Stopwatch, meter: Meter, at_least_s: float, batch_size: int) 
     """Calls from one step of the counter to a later one.
 
     A driver's counter may step only some ten times a second: what is timed from step to step is as exact as a call
-    is short, however coarse the counter.
+    is short, however coarse the counter. Where calls are long, it goes on for longer.
 
     Raises:
         Unsupported: the counter does not move.
     """
-    _until_step(watch, meter, 0.0)
+    first_s, first_calls = _until_step(watch, meter, 0.0)
     began_j = meter.read()
-    timed_s, calls = _until_step(watch, meter, at_least_s)
+    lateness_s = min(first_s / first_calls, meter.step_s)
+    timed_s, calls = _until_step(watch, meter, max(at_least_s, _TIMES_LATENESS * lateness_s))
     joules = meter.read() - began_j
     if joules <= 0:
         raise Unsupported(f"the energy counter did not move within {timed_s:.0f} s")
-    return Energy(joules=joules, window_s=timed_s, samples=calls * batch_size, scope=meter.scope)
+    return Energy(joules=joules, window_s=timed_s, samples=calls * batch_size, scope=meter.scope, **meter.beside())
 
 
 def _until_step(watch: Stopwatch, meter: Meter, at_least_s: float) -> tuple[float, int]:

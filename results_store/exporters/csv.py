@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from farm import statistics
+from farm.measurement import GpuFacts
 from results_store.collate import Collated, Figures, Latency, Row, Share
 from results_store.exporters import _table
 from results_store.exporters._table import Cell as _Cell
@@ -69,6 +70,11 @@ def _package(name: str) -> Callable[[Row], _Cell]:
     return _measured(lambda f: f.environment.packages.get(name))
 
 
+def _gpu(pick: Callable[[GpuFacts], _Cell]) -> Callable[[Row], _Cell]:
+    """A column of what the driver says of the GPU: empty on a CPU, and where it does not say."""
+    return _measured(lambda f: None if f.environment.gpu is None else pick(f.environment.gpu))
+
+
 def _vram(figures: Figures) -> float | None:
     """The process as the driver sees it; in a container that hides it, what the allocator held."""
     return figures.vram_process_bytes if figures.vram_process_bytes is not None else figures.vram_allocator_bytes
@@ -118,6 +124,10 @@ COLUMNS: Mapping[str, Callable[[Row], _Cell]] = {
     "vram_allocator_mb": _measured(lambda f: f.vram_allocator_bytes, 1 / _MIB),
     "energy_per_sample_j": _measured(lambda f: f.energy_per_sample_j),
     "power_mean_w": _measured(lambda f: f.power_mean_w),
+    "power_limit_w": _gpu(lambda gpu: gpu.power_limit_w),
+    "gpu_clock_mhz": _measured(lambda f: f.gpu_clock_hz, 1e-6),
+    "arithmetic_limit_pct": _measured(lambda f: f.arithmetic_share, 100),
+    "bandwidth_limit_pct": _measured(lambda f: f.bandwidth_share, 100),
     "page_faults_per_call": _measured(lambda f: f.page_faults_per_call),
     "parameters": _measured(lambda f: f.parameters),
     "macs": _measured(lambda f: f.macs),
@@ -135,6 +145,10 @@ COLUMNS: Mapping[str, Callable[[Row], _Cell]] = {
     "host": _measured(lambda f: f.environment.host),
     "device_model": _measured(lambda f: f.environment.device_model),
     "driver": _measured(lambda f: f.environment.driver),
+    "compute_capability": _gpu(
+        lambda gpu: None if gpu.compute_capability is None else str(gpu.compute_capability)
+    ),
+    "gpu_memory_mb": _gpu(lambda gpu: None if gpu.memory_bytes is None else gpu.memory_bytes / _MIB),
     "torch_version": _package("torch"),
     "onnxruntime_version": _package("onnxruntime"),
     "missing": _measured(lambda f: "; ".join(f"{name}: {why}" for name, why in sorted(f.missing.items()))),

@@ -21,7 +21,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from farm.errors import BadInput, FarmError, Unreachable
-from farm.measurement import Operator, Outcome
+from farm.measurement import Environment, GpuFacts, Operator, Outcome
 from farm.verdict import Level
 from results_store import claiming, looking, schema
 from results_store.database import Database
@@ -31,11 +31,12 @@ from tests import databases, factories
 
 OTHER = factories.environment(device_model="Other CPU")
 MISSING_PYTHON_PACKAGE = Ending(outcome=Outcome.UNSUPPORTED, reason="needs openvino")
-ADDED_IN_0004 = (
+ADDED_SINCE_0003 = (
     ("runs", "name"),
     ("jobs", "hand_backs"),
     ("workers", "quarantined"),
     ("workers", "quarantined_since"),
+    ("cells", "requirement"),
 )
 #: Fields of a protocol that the first farm did not have.
 ADDED_LATER = ("paired", "isolation", "remeasure", "profile", "telemetry_s", "energy_s", "control_every")
@@ -328,7 +329,8 @@ def test_a_database_of_before_names_keeps_its_runs(tmp_path: Path) -> None:
         run = store.submit(factories.matrix()).run_id
         with store._database.writing() as connection:
             connection.exec_driver_sql("DROP INDEX runs_name")
-            for table, column in ADDED_IN_0004:
+            connection.exec_driver_sql("DROP TABLE requirements")
+            for table, column in ADDED_SINCE_0003:
                 connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN {column}")
             connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0003'")
     with closing(open_store(url)) as store:
@@ -563,6 +565,131 @@ def insert_many_jobs(store: Store, count: int) -> None:
     numbered = sa.select(*columns).select_from(schema.jobs.join(number, sa.true()))
     with store._database.writing() as connection:
         connection.execute(sa.insert(schema.jobs).from_select(list(schema.jobs.c.keys()), numbered))
+
+
+# ---- what a job asks of its worker
+
+PLAIN = factories.environment(device_kind="cuda", device_model="Tesla T4", gpu={"compute_capability": 7.5})
+ABLE = factories.environment(
+    device_kind="cuda",
+    device_model="NVIDIA H200",
+    packages={"torch": "2", "onnx": "1", "onnxscript": "1", "tensorrt": "10"},
+    gpu={"compute_capability": 9.0, "memory_bytes": 141 << 30},
+)
+
+
+def gpu_worker(store: Store, name: str, where: Environment, **fields: Any) -> str:
+    store.register(factories.worker(name, environment=where, queues=("gpu",), **fields))
+    return name
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"optimizations": ("tensorrt",)}, {"optimizations": ("bf16",)}, {"min_vram_mb": 40_000}],
+    ids=["package", "compute capability", "memory"],
+)
+def test_a_job_is_left_to_the_living_worker_that_has_what_it_asks_for(store: Store, asked: dict[str, Any]) -> None:
+    small = PLAIN.model_copy(update={"gpu": GpuFacts(compute_capability=7.5, memory_bytes=16 << 30)})
+    plain, able = gpu_worker(store, "gpu@plain", small), gpu_worker(store, "gpu@able", ABLE)
+    run = factories.submitted(store, devices=("cuda",), repeats=2, **asked)
+    assert store.claim(plain, f"{run}.000000") is None
+    assert store.waits_for_another(plain, f"{run}.000000")
+    assert claimed(store, able, f"{run}.000000").job_id == f"{run}.000000"
+    assert not store.waits_for_another(plain, f"{run}.000000")
+
+
+def test_what_is_left_to_another_keeps_nobody_from_the_rest(store: Store) -> None:
+    plain = gpu_worker(store, "gpu@plain", PLAIN)
+    gpu_worker(store, "gpu@able", ABLE)
+    run = factories.submitted(store, devices=("cuda",), optimizations=("tensorrt", "fp16+tensorrt", "amp"))
+    claim = claimed(store, plain, f"{run}.000000")
+    assert str(claim.spec.recipe) == "amp"
+    assert store.claim(plain) is None
+
+
+def test_what_no_living_worker_has_is_taken_all_the_same_so_that_it_does_not_wait_for_ever(store: Store) -> None:
+    plain, able = gpu_worker(store, "gpu@plain", PLAIN), gpu_worker(store, "gpu@able", ABLE)
+    factories.submitted(store, devices=("cuda",), optimizations=("tensorrt",))
+    assert store.claim(plain) is None
+    store.deregister(able)
+    claim = claimed(store, plain)
+    assert store.finish(claim, Ending(outcome=Outcome.UNSUPPORTED, reason="tensorrt needs tensorrt"))
+    assert store.run("latest").finished
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"queues": ("gpu.h200",)}, {"threads": 1}, {"queues": ("cpu",)}],
+    ids=["own queue", "threads", "cpu"],
+)
+def test_a_worker_that_has_it_and_could_not_take_the_job_is_none_to_leave_it_to(
+    store: Store, fields: dict[str, Any]
+) -> None:
+    plain = gpu_worker(store, "gpu@plain", PLAIN)
+    store.register(factories.worker("gpu@able", environment=ABLE, **{"queues": ("gpu",), **fields}))
+    factories.submitted(store, devices=("cuda",), optimizations=("tensorrt",), threads=2)
+    assert claimed(store, plain)
+
+
+def test_a_job_waits_for_the_worker_that_has_it_while_that_is_probed(store: Store) -> None:
+    plain = gpu_worker(store, "gpu@plain", PLAIN)
+    able = gpu_worker(store, "gpu@able", ABLE, quarantined="its device has not been probed yet")
+    factories.submitted(store, devices=("cuda",), optimizations=("tensorrt",))
+    assert store.claim(plain) is None
+    assert store.claim(able) is None
+    assert [worker for worker, _ in store.progress("latest").quarantined] == [able]
+    store.recover(able)
+    assert claimed(store, able)
+
+
+def test_what_a_class_has_begun_it_goes_on_with_though_another_that_has_it_comes(store: Store) -> None:
+    plain = gpu_worker(store, "gpu@plain", PLAIN)
+    factories.submitted(store, devices=("cuda",), optimizations=("tensorrt",), repeats=2)
+    assert store.finish(claimed(store, plain), Ending(outcome=Outcome.UNSUPPORTED))
+    able = gpu_worker(store, "gpu@able", ABLE)
+    assert store.claim(able) is None
+    assert claimed(store, plain)
+
+
+def test_a_requirement_that_cannot_be_read_any_more_asks_for_nothing(store: Store) -> None:
+    plain = gpu_worker(store, "gpu@plain", PLAIN)
+    gpu_worker(store, "gpu@able", ABLE)
+    factories.submitted(store, devices=("cuda",), optimizations=("tensorrt",))
+    change(store, sa.update(schema.requirements).values(requirement='{"of a newer farm": true}'))
+    assert claimed(store, plain)
+
+
+def test_a_job_waits_for_another_worker_only_where_there_is_one_that_might_take_it(store: Store) -> None:
+    run = store.submit(factories.matrix(threads=2)).run_id
+    job = f"{run}.000000"
+    assert not store.waits_for_another("cpu@alpha", job)
+    store.register(factories.worker("small@alpha", threads=1))
+    store.register(factories.worker("gpu@alpha", queues=("gpu",)))
+    assert not store.waits_for_another("cpu@alpha", job)
+    assert store.waits_for_another("small@alpha", job)
+    store.deregister("cpu@alpha")
+    assert not store.waits_for_another("small@alpha", job)
+    assert not store.waits_for_another("small@alpha", "no.000000")
+
+
+def test_the_requirements_of_a_matrix_are_noted_once(store: Store) -> None:
+    wanted = {"devices": ("cuda",), "optimizations": ("bf16", "channels_last+bf16", "baseline")}
+    factories.submitted(store, batch_sizes=(1, 8), **wanted)
+    factories.submitted(store, batch_sizes=(2, 4), **wanted)
+    assert len(rows(store, sa.select(schema.requirements))) == 1
+    asked = rows(store, sa.select(schema.cells.c.requirement).where(schema.cells.c.requirement.is_not(None)))
+    assert len(asked) == 8
+
+
+def test_equal_requirements_submitted_at_once_are_no_trouble(url: str) -> None:
+    open_store(url).close()
+
+    def work(number: int) -> str:
+        with closing(open_store(url)) as store:
+            asked = ("bf16", "tf32", "tensorrt", "onnxruntime")
+            return factories.submitted(store, devices=("cuda",), optimizations=asked, seed=number)
+
+    assert len(set(in_processes(4, work))) == 4
 
 
 # ---- binding a cell to an environment class

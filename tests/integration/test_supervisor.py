@@ -888,3 +888,47 @@ def test_nothing_is_claimed_while_the_disk_is_full_and_that_is_said_once(
     wardens[1].step()
     served._settings = farm.settings
     assert served.handle(job) == "ok"
+
+
+# ---- jobs that ask for what the worker lacks
+
+
+def for_another(farm: Farm, monkeypatch: pytest.MonkeyPatch, patience_s: float) -> str:
+    """A job that asks for what another living worker has; messages of others' jobs are kept so long."""
+    monkeypatch.setattr(supervisor, "OTHERS_PATIENCE_S", patience_s)
+    monkeypatch.setattr(supervisor, "_OTHERS_LOOK_S", 0.05)
+    packages = {"torch": "2", "onnx": "1", "onnxscript": "1", "tensorrt": "10"}
+    where = factories.environment(device_kind="cuda", device_model="NVIDIA H200", packages=packages)
+    farm.store.register(factories.worker("gpu@able", environment=where, queues=("gpu",)))
+    return f"{factories.submitted(farm.store, devices=('cuda',), optimizations=('tensorrt',))}.000000"
+
+
+def test_a_job_that_another_worker_can_do_is_left_to_it(
+    gpu_farm: GpuFarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = for_another(gpu_farm, monkeypatch, patience_s=0.2)
+    assert gpu_farm.supervisor().handle(job) == "skipped"
+    assert (gpu_farm.result().state, gpu_farm.result().attempts) == ("queued", 0)
+
+
+def test_a_message_is_kept_until_the_other_worker_has_taken_its_job(
+    gpu_farm: GpuFarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = for_another(gpu_farm, monkeypatch, patience_s=600)
+    taking = threading.Timer(0.3, gpu_farm.store.claim, ["gpu@able", job])
+    taking.start()
+    assert gpu_farm.supervisor().handle(job) == "skipped"
+    taking.join()
+    assert gpu_farm.result().worker_id is None
+    assert not gpu_farm.store.waits_for_another(gpu_farm.worker.id, job)
+
+
+def test_whoever_keeps_anothers_message_takes_what_comes_meanwhile(
+    gpu_farm: GpuFarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = for_another(gpu_farm, monkeypatch, patience_s=600)
+    coming = threading.Timer(0.3, gpu_farm.submit)
+    coming.start()
+    assert gpu_farm.supervisor().handle(job).startswith("ok (job ")
+    coming.join()
+    assert gpu_farm.store.waits_for_another(gpu_farm.worker.id, job)

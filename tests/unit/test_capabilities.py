@@ -6,19 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from farm import environment
+from farm import environment, requirement
 from farm.devices import nvml
 from farm.devices.nvml import Gpu
 from farm.errors import BadInput
 from farm.settings import Settings
 from results_store.store import WorkerInfo, open_store
 from tests import factories
+from tests.fakes.driver import UUID, Driver
 from workers import __main__ as door
 from workers import capabilities, locks
 
 
 def gpu(number: int, name: str = "NVIDIA H200") -> Gpu:
-    return Gpu(uuid=f"GPU-{number}", name=name, driver="580.1", memory_bytes=141 << 30)
+    return Gpu(uuid=f"GPU-{number}", name=name, driver="580.1")
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_a_name_that_tools_would_trip_over_is_refused(name: str) -> None:
     ],
 )
 def test_only_visible_gpus_are_chosen_from(visible: str | None, left: list[str]) -> None:
-    assert [found.uuid for found in capabilities.among([gpu(1), gpu(2)], visible)] == left
+    assert [found.uuid for found in nvml.among([gpu(1), gpu(2)], visible)] == left
 
 
 def test_workers_that_start_together_take_different_gpus(two_gpus: None, tmp_path: Path) -> None:
@@ -127,3 +128,44 @@ def test_workers_that_start_together_take_different_gpus(two_gpus: None, tmp_pat
 def test_a_worker_with_a_gpu_claims_nothing_before_that_was_probed(two_gpus: None) -> None:
     assert capabilities.capabilities("cuda").quarantined == "its device has not been probed yet"
     assert capabilities.capabilities("cpu").quarantined is None
+
+
+def test_a_slice_of_a_gpu_has_a_queue_of_its_own_and_says_what_it_is_a_part_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Driver(monkeypatch).slices = ("MIG-a", "MIG-b")
+    first = capabilities.capabilities("cuda")
+    second = capabilities.capabilities("cuda", living=[first])
+    assert (first.device_uuid, second.device_uuid) == ("MIG-a", "MIG-b")
+    assert first.queues == ("gpu", "gpu.h200-mig-1g")
+    assert first.part_of == second.part_of == UUID
+    assert capabilities.capabilities("cpu").part_of is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "least"),
+    [
+        ({"recipe": "bf16"}, (8, 0)),
+        ({"recipe": "tf32"}, (8, 0)),
+        ({"recipe": "int8_dynamic"}, (7, 5)),
+        ({"recipe": "fp16"}, (0, 0)),
+    ],
+)
+def test_a_worker_takes_what_its_driver_says_that_the_gpu_can(
+    asked: dict[str, str], least: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver, wanted = Driver(monkeypatch), requirement.of(factories.cell(device="cuda", **asked))
+    for driver.capability in ((7, 0), (7, 5), (8, 0), (8, 9), (12, 0)):
+        found = capabilities.capabilities("cuda").meets(wanted) if wanted else True
+        assert found is (driver.capability >= least)
+    driver.refused = {"nvmlDeviceGetCudaComputeCapability"}
+    assert wanted is None or capabilities.capabilities("cuda").meets(wanted)
+
+
+def test_a_worker_takes_what_fits_into_its_gpus_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    Driver(monkeypatch)
+    worker = capabilities.capabilities("cuda")
+    for min_vram_mb, fits in ((141 << 10, True), ((141 << 10) + 1, False)):
+        wanted = requirement.of(factories.cell(device="cuda", min_vram_mb=min_vram_mb))
+        assert wanted is not None
+        assert worker.meets(wanted) is fits

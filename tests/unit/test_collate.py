@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from farm.errors import BadInput
-from farm.measurement import Accuracy, Memory, Outcome, Samples, Usage
+from farm.measurement import Accuracy, Hardware, Memory, Outcome, Samples, Usage
 from farm.verdict import Level
 from results_store.__main__ import app
 from results_store.collate import Answer, Row, collate, export, speedup
@@ -113,6 +113,32 @@ def test_energy_and_a_gpus_utilization_have_columns(store: Store, tmp_path: Path
     measure(store, energy=factories.energy(), telemetry=factories.telemetry(gpu_utilization=0.97))
     [row] = table(store, run, tmp_path)
     assert (row["gpu_utilization_pct"], row["energy_per_sample_j"], row["power_mean_w"]) == ("97", "0.5", "200")
+
+
+def test_what_bounds_a_gpu_and_how_near_a_row_comes_to_it_have_columns(store: Store, tmp_path: Path) -> None:
+    run = factories.submitted(store)
+    facts = {"compute_capability": 9.0, "memory_bytes": 141 << 30, "power_limit_w": 700}
+    # 66.9e9 operations in 10 ms are a tenth of what 16896 cores do at 1.98 GHz; 32.0e6 bytes are 0.065 %
+    measure(
+        store,
+        environment=factories.environment(device_kind="cuda", gpu=facts),
+        hardware=Hardware(gpu_cores=16896, sm_highest_hz=1.98e9, memory_highest_hz=3.201e9, memory_bus_bits=6144),
+        telemetry=factories.telemetry(gpu_sm_clock_hz=1.755e9),
+        macs=33_454_080_000,
+    )
+    [row] = table(store, run, tmp_path)
+    assert (row["compute_capability"], row["gpu_memory_mb"], row["power_limit_w"]) == ("9.0", "144384", "700")
+    assert row["gpu_clock_mhz"] == "1755"
+    assert float(row["arithmetic_limit_pct"]) == pytest.approx(10, rel=0.01)
+    assert float(row["bandwidth_limit_pct"]) == pytest.approx(0.0650, rel=0.01)
+
+
+def test_where_no_limit_is_known_its_columns_are_empty(store: Store, tmp_path: Path) -> None:
+    run = factories.submitted(store)
+    measure(store, macs=1_000_000)
+    [row] = table(store, run, tmp_path)
+    names = ("arithmetic_limit_pct", "bandwidth_limit_pct", "power_limit_w", "gpu_clock_mhz", "compute_capability")
+    assert {row[name] for name in names} == {""}
 
 
 def test_what_only_the_first_repeat_tells_is_not_missing_where_it_told(store: Store, tmp_path: Path) -> None:

@@ -225,6 +225,29 @@ def test_a_gpu_that_others_use_or_that_sleeps_is_found(host: Host, monkeypatch: 
     assert amiss(examined(host, gpus=nvml.states())) == []
 
 
+def test_a_gpu_that_takes_one_process_only_is_found(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver(monkeypatch)
+    driver.processes, driver.compute_mode = 0, 3
+    [found] = amiss(examined(host, gpus=nvml.states()))
+    assert "exclusive process" in found.found
+    assert found.mend == f"sudo nvidia-smi -i {UUID} -c DEFAULT"
+
+
+def test_what_a_gpu_is_stands_there_and_what_its_driver_hides_is_unknown(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told() -> list[str]:
+        return [found.found for found in examined(host, gpus=nvml.states()) if found.found.startswith("NVIDIA")]
+
+    driver = Driver(monkeypatch)
+    name = "NVIDIA H200: compute capability 9"
+    assert told() == [f"{name}, memory 141 GiB, power limit 700 W, application clock 1900 MHz"]
+    driver.refused = {"nvmlDeviceGetMemoryInfo", "nvmlDeviceGetApplicationsClock"}
+    assert told() == [f"{name}, memory unknown, power limit 700 W, application clock unknown"]
+    driver.slices = ("MIG-a",)
+    assert told()[0].endswith(f", a slice of {UUID}")
+
+
 def test_the_command_ends_well_whatever_it_finds() -> None:
     done = CliRunner().invoke(app, ["doctor", "--no-measure", "--json"])
     assert done.exit_code == 0, done.output

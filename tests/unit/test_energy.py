@@ -100,3 +100,33 @@ def test_a_gpu_that_stops_counting_is_a_reason_and_no_failure(monkeypatch: pytes
     with pytest.raises(Unsupported, match="does not count"):
         energy.run(watch, SPEC, factories.environment(device_kind="cuda", device_uuid=UUID))
     assert driver.opened == 0
+
+
+def test_long_calls_are_metered_for_as_long_as_the_counters_steps_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, now_ms = Driver(monkeypatch), 0
+
+    def call(item: int) -> None:
+        nonlocal now_ms
+        now_ms += 250
+        driver.energy_mj = now_ms // 100 * 70_000  # 700 W, ten times a second
+
+    watch = Stopwatch(call=call, inputs=[0], synchronize=lambda: None, clock=lambda: now_ms * 10**6)
+    found = energy.run(watch, SPEC, factories.environment(device_kind="cuda", device_uuid=UUID))
+    assert 10 <= found.window_s <= 11
+    assert found.mean_w == pytest.approx(700, rel=0.02)
+
+
+def test_power_limit_and_clock_stand_beside_a_gpus_energy(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, now_ms = Driver(monkeypatch), 0
+
+    def call(item: int) -> None:
+        nonlocal now_ms
+        now_ms += 10
+        driver.energy_mj = now_ms * 700
+
+    watch = Stopwatch(call=call, inputs=[0], synchronize=lambda: None, clock=lambda: now_ms * 10**6)
+    here = factories.environment(device_kind="cuda", device_uuid=UUID)
+    found = energy.run(watch, SPEC, here)
+    assert (found.power_limit_w, found.clock_hz) == (700, 1.755e9)
+    driver.refused = {"nvmlDeviceGetPowerManagementLimit"}
+    assert energy.run(watch, SPEC, here).power_limit_w is None

@@ -106,6 +106,24 @@ def test_a_busy_gpu_keeps_nobody_from_the_processors(directory: Path) -> None:
     assert entered.is_set()
 
 
+def test_slices_of_one_gpu_take_turns(directory: Path) -> None:
+    entered = threading.Event()
+
+    def wait_for_the_slice() -> None:
+        with locks.hold(directory, 1, "MIG-b", among=TOKENS, part_of="GPU-1"):
+            entered.set()
+
+    with locks.hold(directory, 1, "MIG-a", among=TOKENS, part_of="GPU-1") as held:
+        waiting = threading.Thread(target=wait_for_the_slice)
+        waiting.start()
+        with locks.hold(directory, 0, "MIG-c", among=TOKENS, part_of="GPU-2"):
+            assert not entered.wait(0.2)
+        assert held.gpu_uuid == "MIG-a"
+        assert len(held.descriptors) == 3
+    waiting.join(10)
+    assert entered.is_set()
+
+
 def test_the_directory_is_for_all_users_whatever_the_umask(directory: Path) -> None:
     before = os.umask(0o077)
     try:

@@ -38,7 +38,7 @@ def test_the_systems_redis_is_preferred_to_the_bundled_one(monkeypatch: pytest.M
 
 
 def gpu(name: str, uuid: str) -> Gpu:
-    return Gpu(uuid=uuid, name=name, driver="580", memory_bytes=1 << 30)
+    return Gpu(uuid=uuid, name=name, driver="580")
 
 
 def test_every_gpu_that_fits_has_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from farm import catalogue
 from farm.errors import BadInput
+from farm.recipe import DEFAULTS
 from producer import request
 
 
@@ -199,3 +201,23 @@ def test_a_file_of_weights_becomes_its_digest(tmp_path: Path, monkeypatch: pytes
     assert request.weights_file({"weights": "pretrained"}, file) is None
     with pytest.raises(BadInput, match="not 0000"):
         request.matrix({"sha256": "0" * 64}, file)
+
+
+def test_the_gpu_matrix_has_every_choice_that_a_gpu_can_run_at_eight_batch_sizes() -> None:
+    matrix = request.matrix({}, Path("matrices/densenet121-gpu.toml"))
+    assert matrix.devices == ("cuda",)
+    assert matrix.batch_sizes == (1, 4, 8, 16, 32, 64, 128, 256)
+    assert len(matrix.jobs()) == len(set(matrix.optimizations)) * 8
+    assert [str(recipe) for recipe in matrix.optimizations if not catalogue.runs_on(recipe, "cuda")] == []
+    named = {str(choice) for recipe in matrix.optimizations for choice in recipe.choices}
+    unsaid = set(DEFAULTS.values())  # `baseline` stands for them
+    possible = {text for text in catalogue.described() if catalogue.why_not(text, ["cuda"]) != "no: needs cpu"}
+    assert possible - unsaid - named == set()
+
+
+def test_gpu_memory_is_a_flag_and_a_key(tmp_path: Path) -> None:
+    file = written(tmp_path, 'optimizations = ["amp"]\ndevices = ["cuda"]\nmin-vram-mb = 16000\n')
+    assert request.matrix({}, file).min_vram_mb == 16_000
+    assert request.matrix({"min_vram_mb": 40_000}, file).min_vram_mb == 40_000
+    with pytest.raises(BadInput, match="--min-vram-mb"):
+        request.matrix({"min_vram_mb": 0}, file)

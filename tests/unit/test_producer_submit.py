@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from farm.errors import BadInput
 from producer import submit
+from results_store.store import WorkerInfo
 from tests import factories
 
 
@@ -113,3 +115,28 @@ def test_a_queue_whose_only_worker_is_quarantined_says_why_and_what_to_start() -
     assert "gpu@alpha is quarantined: error: CUDA error: unknown error" in sentence
     assert "python -m workers --device cuda" in sentence
     assert submit.unserved(factories.matrix(devices=("cuda",)), [gpu, factories.worker(queues=("gpu",))]) == []
+
+
+def gpu_worker(name: str, packages: dict[str, str], **fields: Any) -> WorkerInfo:
+    where = factories.environment(device_kind="cuda", packages=packages, gpu={"compute_capability": 9.0})
+    return factories.worker(name, queues=("gpu",), environment=where, **fields)
+
+
+def test_what_no_living_worker_has_is_named_with_the_recipes_that_ask_for_it() -> None:
+    matrix = factories.matrix(
+        optimizations=("baseline", "tensorrt", "fp16+tensorrt"), devices=("cuda",), repeats=3
+    )
+    plain = gpu_worker("gpu@alpha", {"torch": "2"})
+    [said] = submit.unable(matrix, [plain])
+    assert "Queue gpu (6 jobs: tensorrt, fp16+tensorrt): no living worker has onnx, onnxscript, tensorrt" in said
+    assert "`unsupported`" in said
+    able = gpu_worker("gpu@beta", {"torch": "2", "onnx": "1", "onnxscript": "1", "tensorrt": "10"})
+    assert submit.unable(matrix, [plain, able]) == []
+
+
+def test_a_queue_that_nobody_serves_is_not_said_to_lack_anything_too() -> None:
+    matrix = factories.matrix(optimizations=("tensorrt",), devices=("cuda",), threads=8)
+    assert submit.unable(matrix, [factories.worker()]) == []
+    # of its threads `unserved` tells
+    assert submit.unable(matrix, [gpu_worker("gpu@alpha", {"torch": "2"})]) == []
+    assert len(submit.unserved(matrix, [gpu_worker("gpu@alpha", {"torch": "2"})])) == 1

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from farm.devices import nvml
 from farm.devices.host import HostSource, hardware
 from farm.devices.nvml import EnergyMeter, GpuSource
 from farm.devices.nvml import hardware as gpu_hardware
 from farm.devices.rapl import Rapl
 from farm.errors import Unsupported
+from farm.measurement import GpuFacts
 from tests.fakes.driver import UUID, Driver
 from tests.fakes.host import Host
 
@@ -253,3 +255,57 @@ def test_a_gpu_says_how_large_and_how_fast_it_is(driver: Driver) -> None:
     driver.refused = {"nvmlDeviceGetApplicationsClock"}
     assert gpu_hardware(UUID).sm_set_hz is None
     assert gpu_hardware("GPU-7").gpu_cores is None
+
+
+def test_a_gpu_says_how_wide_and_fast_its_memory_is_or_nothing(driver: Driver) -> None:
+    found = gpu_hardware(UUID)
+    assert (found.memory_highest_hz, found.memory_bus_bits) == (3.201e9, 6144)
+    driver.refused = {"nvmlDeviceGetMemoryBusWidth"}
+    assert gpu_hardware(UUID).memory_bus_bits is None
+
+
+def test_what_a_driver_says_of_a_gpu_is_told_and_what_it_hides_is_unknown(driver: Driver) -> None:
+    [found] = nvml.gpus()
+    assert (found.uuid, found.name, found.driver, found.model) == (UUID, "NVIDIA H200", "580.1", "h200")
+    assert found.facts == GpuFacts(
+        compute_capability=9.0,
+        memory_bytes=141 << 30,
+        compute_mode="default",
+        is_divided=False,
+        power_limit_w=700,
+        sm_set_hz=1.9e9,
+    )
+    driver.refused = {
+        "nvmlSystemGetDriverVersion",
+        "nvmlDeviceGetMemoryInfo",
+        "nvmlDeviceGetMigMode",
+        "nvmlDeviceGetComputeMode",
+        "nvmlDeviceGetCudaComputeCapability",
+        "nvmlDeviceGetPowerManagementLimit",
+        "nvmlDeviceGetApplicationsClock",
+    }
+    [hidden] = nvml.gpus()
+    assert (hidden.uuid, hidden.driver, hidden.facts) == (UUID, "unknown", GpuFacts())
+
+
+@pytest.mark.parametrize("lost", ["nvmlDeviceGetHandleByIndex", "nvmlDeviceGetUUID", "nvmlDeviceGetName"])
+def test_a_gpu_that_does_not_say_which_it_is_is_left_out(driver: Driver, lost: str) -> None:
+    driver.refused = {lost}
+    assert nvml.gpus() == ()
+
+
+def test_of_a_gpu_that_is_divided_its_slices_are_the_gpus(driver: Driver) -> None:
+    driver.slices = ("MIG-a", "MIG-b")
+    first, second = nvml.gpus()
+    assert (first.uuid, second.uuid) == ("MIG-a", "MIG-b")
+    assert first.model == "h200-mig-1g"
+    assert (first.facts.part_of, first.facts.is_divided) == (UUID, True)
+    assert (first.facts.memory_bytes, first.facts.compute_capability) == (18 << 30, 9.0)
+    driver.refused = {"nvmlDeviceGetMaxMigDeviceCount"}
+    assert nvml.gpus() == ()
+
+
+@pytest.mark.parametrize(("number", "mode"), [(2, "prohibited"), (3, "exclusive process"), (7, "mode 7")])
+def test_a_compute_mode_has_its_name(driver: Driver, number: int, mode: str) -> None:
+    driver.compute_mode = number
+    assert nvml.gpus()[0].facts.compute_mode == mode

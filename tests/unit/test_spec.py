@@ -57,7 +57,8 @@ def test_percentiles_are_named_by_number_in_order_and_each_once() -> None:
 
 def test_what_a_spec_does_not_have_is_not_in_its_key() -> None:
     for value in (job(), job(recipe="amp+compile", batch_size=8, threads=2).cell, matrix(optimizations=["amp"])):
-        assert not {"weights", "model_digest", "model_digests"} & set(json.loads(value.canonical()))
+        unsaid = {"weights", "model_digest", "model_digests", "min_vram_mb"}
+        assert not unsaid & set(json.loads(value.canonical()))
 
 
 @pytest.mark.parametrize("weights", ["pretrained", f"sha256:{'a' * 64}"])
@@ -300,3 +301,22 @@ def test_the_order_of_very_many_jobs_begins_without_the_end() -> None:
     place, repeat = next(order)
     assert repeat == 0
     assert 0 <= place < 1000
+
+
+def test_gpu_memory_is_asked_for_by_gpu_cells_only() -> None:
+    found = matrix(optimizations=["amp"], devices=["cpu", "cuda"], batch_sizes=[1], min_vram_mb=40_000)
+    assert {cell.device: cell.min_vram_mb for cell in found.cells()} == {"cpu": None, "cuda": 40_000}
+    assert Matrix.model_validate_json(found.model_dump_json()) == found
+    [cpu] = matrix(optimizations=["amp"], batch_sizes=[1]).cells()
+    assert cpu in found.cells()
+
+
+@pytest.mark.parametrize("asked", [0, -1, "much"])
+def test_gpu_memory_that_is_no_number_is_refused(asked: object) -> None:
+    with pytest.raises(BadInput, match="min_vram_mb"):
+        matrix(devices=["cuda"], min_vram_mb=asked)
+
+
+def test_gpu_memory_without_a_gpu_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"names no GPU: leave it out, or add --devices cuda"):
+        matrix(devices=["cpu"], min_vram_mb=40_000)

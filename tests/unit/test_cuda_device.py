@@ -1,0 +1,88 @@
+"""The GPU as a device, with stand-ins for torch.cuda and for the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from farm import devices
+from farm.errors import Unsupported
+from tests.fakes.driver import UUID, Driver
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What was called of torch.cuda, in order; its allocator held 3 GiB."""
+    called: list[str] = []
+
+    def stand_in(name: str, answer: Any) -> None:
+        def call() -> Any:
+            called.append(name)
+            return answer
+
+        monkeypatch.setattr(torch.cuda, name, call)
+
+    stand_in("is_available", True)
+    stand_in("reset_peak_memory_stats", None)
+    stand_in("max_memory_allocated", 3 << 30)
+    stand_in("synchronize", None)
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    before = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = "tf32"
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    yield called
+    for backend, precision in zip(backends, before, strict=True):
+        backend.fp32_precision = precision
+
+
+def test_memory_is_what_the_allocator_held_and_what_the_gpu_holds_more_than_before(
+    seen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = Driver(monkeypatch)
+    driver.used_bytes = 5 << 30  # others were there already
+    device = devices.open_device("cuda", torch.get_num_threads(), UUID)
+    device.reset_peak()
+    driver.used_bytes = 9 << 30
+    assert device.peak_bytes() == (3 << 30, 4 << 30)
+    assert seen == ["is_available", "reset_peak_memory_stats", "max_memory_allocated"]
+    assert driver.opened == 0
+
+
+@pytest.mark.parametrize("refused", ["nvmlInit", "nvmlDeviceGetMemoryInfo"])
+def test_what_the_driver_hides_is_not_observed_and_never_zero(
+    seen: list[str], monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    driver = Driver(monkeypatch)
+    driver.refused = {refused}
+    device = devices.open_device("cuda", torch.get_num_threads(), UUID)
+    driver.refused = set()
+    assert device.peak_bytes() == (3 << 30, None)
+
+
+def test_a_gpu_that_others_left_meanwhile_holds_no_less_than_nothing(
+    seen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = Driver(monkeypatch)
+    device = devices.open_device("cuda", torch.get_num_threads(), UUID)
+    driver.used_bytes = 0
+    assert device.peak_bytes() == (3 << 30, 0)
+
+
+def test_fp32_is_exact_and_waiting_is_torchs(seen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    Driver(monkeypatch)
+    device = devices.open_device("cuda", torch.get_num_threads(), UUID)
+    assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+    assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+    device.synchronize()
+    assert seen[-1] == "synchronize"
+    assert device.amp_evidence() == "hardware"
+
+
+def test_without_a_gpu_it_is_unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(Unsupported, match="no CUDA GPU"):
+        devices.open_device("cuda", torch.get_num_threads(), UUID)
