@@ -214,6 +214,11 @@ class Row:
         """Shown with its reason, but in no ranking and no ratio."""
         return self.verdict is not None and self.verdict.level is Level.INVALID
 
+    @property
+    def is_usable(self) -> bool:
+        """It was measured and is not INVALID: it may be recommended, ranked and drawn."""
+        return self.figures is not None and not self.is_invalid
+
 
 class Rows(Sequence[Row]):
     """Rows in the order of the matrix, made when the first one is asked for, and all in memory from then on."""

@@ -59,6 +59,11 @@ class Metric:
     least: float = 0.0
     most: float = math.inf
 
+    @property
+    def key(self) -> str:
+        """As programs and Python call it, such as `max_p99_ms`."""
+        return self.flag.removeprefix("--").replace("-", "_")
+
     def reading(self, row: Row) -> Reading:
         """The figure of a row; of one that was not measured, how it ended."""
         return Reading(value=None, why=row.outcome) if row.figures is None else self.read(row.figures)
