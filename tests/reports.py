@@ -142,7 +142,7 @@ def mixed(spec: JobSpec) -> Ended:
 
 _NO_LABELS = {"top1_correct": None, "top5_correct": None, "baseline_top1_correct": None}
 #: As `SPEEDS`, of which some are all but equal; and right answers of 900.
-CLOSE = {
+CLOSE: dict[str, tuple[float, int | None]] = {
     "baseline": (1.0, 850),
     "channels_last": (1.01, 850),
     "amp": (1.5, None),
