@@ -257,7 +257,7 @@ def _aa(groups: Iterable[Group]) -> list[tuple[Group, Entry]]:
         (group, entry)
         for group in groups
         for entry in group.entries
-        if entry.values["control"] == entry.recipe and entry.figure("speedup") is not None
+        if entry.is_usable and entry.values["control"] == entry.recipe and entry.figure("speedup") is not None
     ]
 
 
