@@ -1,11 +1,11 @@
 """From 100,000 cells to a decision: how long, and how much memory?
 
-A SQLite database is filled with the results of 100,000 cells of three repeats each: 80 models, 25 recipes, 50 batch
-sizes. Some are measured through the store, with calls that are made up, and with a live control and evidence as large
-as real ones; they are copied within the database to all other cells. Then the three commands that turn a run into a
-decision are run as people run them, each in a process of its own: `collate` (the CSV), `recommend --json` under
-limits, and `report`. Asked is that none needs more memory than a bound, and that the answer as JSON and the page
-stay small. Times, and what each more cell takes, are stated.
+A SQLite database is filled with the results of 100,000 cells of three repeats each: 80 models, 25 recipes, 50
+batch sizes. Some are measured through the store, with calls that are made up, and with a live control and evidence
+as large as real ones; they are copied within the database to all other cells. Then the three commands that turn a
+run into a decision are run as people run them, each in a process of its own: `collate` (CSV), `recommend --json`
+under limits, and `report`. Asked is that none needs more memory than a bound, and that the answer as JSON and the
+page stay small. Times, and what each more cell takes, are stated.
 
     python -m benchmarks.decisions
     python -m benchmarks.decisions --cells 5000
@@ -45,10 +45,15 @@ from tests import factories
 REPEATS = 3
 #: So many cells are measured through the store, each with calls and evidence of its own, and copied to all others.
 MEASURED = 40
-RECIPES = tuple(
-    "+".join(filter(None, choices)) or "baseline"
-    for choices in product(("", "channels_last"), ("", "amp", "bf16", "fp16"), ("", "system_malloc", "jemalloc"))
-) + ("torchscript",)
+RECIPES = (
+    *(
+        "+".join(filter(None, choices)) or "baseline"
+        for choices in product(
+            ("", "channels_last"), ("", "amp", "bf16", "fp16"), ("", "system_malloc", "jemalloc")
+        )
+    ),
+    "torchscript",
+)
 BATCHES = tuple(range(1, 51))
 #: Cells of the smaller run.
 FEW = 4 * len(RECIPES) * len(BATCHES)
@@ -261,9 +266,7 @@ def _bounded(name: str, less: Done, more: Done, wanted: int) -> list[Figure]:
             goal=f"≤ {MOST_MIB} MiB",
             reached=more.peak_bytes <= MOST_MIB * loads.MIB,
         ),
-        Figure(
-            name=f"{name}: time", result=f"{more.seconds:.0f} s", goal="stated", reached=True
-        ),
+        Figure(name=f"{name}: time", result=f"{more.seconds:.0f} s", goal="stated", reached=True),
     ]
 
 
@@ -291,7 +294,8 @@ def main() -> None:
             took = time.monotonic() - began
             print(f"{count:,} cells of {REPEATS} repeats are there, after {took:.0f} s", flush=True)
             found.append({name: run(name, url, run_id, Path(folder), count) for name in COMMANDS})
-    print_last(figures(*found, given.cells), host=loads.host())
+    less, more = found
+    print_last(figures(less, more, given.cells), host=loads.host())
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Shows a run in the README: a picture of its report, and its table.
 
-Takes the folder of a run that is written, with `report.html` and `benchmark_results.csv`. The picture is the top of
-the report as a browser shows it, what to deploy and the matrix, without the form between them; it needs Chromium and
-its driver. The table is the exporter `markdown`'s, of the CSV, which is kept beside the other results. In the README
-everything between two comments is replaced; done twice, nothing changes.
+Takes the folder of a run that is written, with `report.html` and `benchmark_results.csv`. The picture is the top
+of the report as a browser shows it, what to deploy and the matrix, without the form in between; it needs Chromium
+and its driver. The table is the exporter `markdown`'s, of the CSV, which is kept beside the other results. In the
+README everything between two comments is replaced; done twice, nothing changes.
 
     python -m benchmarks.readme_figures results/20260131-142500-1a2b
 """
@@ -75,8 +75,8 @@ def _measured(records: Sequence[markdown.Record]) -> str:
 
     return (
         f"{each('model')} on {each('dataset')} at {each('image_size')} px, on {each('device_model')} with "
-        f"{each('threads')} threads; protocol {each('protocol')}, repeats of each cell: {each('repeats_wanted')}; run "
-        f"{each('run_id')}."
+        f"{each('threads')} threads; protocol {each('protocol')}, repeats of a cell: {each('repeats_wanted')};"
+        f" run {each('run_id')}."
     )
 
 

@@ -24,7 +24,7 @@ from farm import drift, plugins, statistics
 from farm.errors import BadInput
 from farm.measurement import Environment, Measurement, Outcome, Profile
 from farm.recipe import BASELINE
-from farm.spec import Cell, Protocol
+from farm.spec import Cell
 from farm.verdict import Level, Reason, Verdict, judge, worst
 from results_store import exporters
 from results_store.records import run_id_of

@@ -179,7 +179,7 @@ class Constraint:
 
     def check(self, row: Row) -> Check:
         """Whether a row keeps it."""
-        if row.cell.device_kind not in self.metric.device_kinds:
+        if self.bound is not None and row.cell.device_kind not in self.metric.device_kinds:
             return Check(row=row, constraint=self, reading=Reading(value=None), judged=Judged.KEPT)
         reading = self.metric.reading(row)
         return Check(row=row, constraint=self, reading=reading, judged=self._judged(reading))

@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 
 from farm.errors import BadInput, unknown
 from farm.measurement import Environment
+from farm.spec import PRESETS, Protocol
 from farm.verdict import Level
 from results_store import compare, pareto
 from results_store.collate import MIN_REPEATS, PENDING, Answer, ByRepeat, Row

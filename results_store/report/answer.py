@@ -1,4 +1,4 @@
-"""What is recommended of a group, in sentences, with what it costs (pure); `results_store.recommend` decides it."""
+"""What is recommended of a group, in sentences, and what it costs (pure); `results_store.recommend` decides it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Told:
 
 
 def answer(group: Group) -> Told:
-    """What to deploy for the most throughput, for the quickest answer and, where it is known, for the least energy."""
+    """What to deploy for the most throughput, the quickest answer and, where it is known, the least energy."""
     won: dict[int, list[str]] = {}
     for goal, advice in group.advice.items():
         if advice.winner is not None:
@@ -73,7 +73,9 @@ def _pick(group: Group, goals: list[str]) -> Pick:
     entry = group.entry(advice.winner.row)
     notes = [note for goal in goals for note in group.advice[goal].notes]
     passed_over = len(advice.passed_over)
-    doubted = [f"{_count(passed_over, 'SUSPECT row')} passed over, because others are VALID."] if passed_over else []
+    doubted = (
+        [f"{_count(passed_over, 'SUSPECT row')} passed over, because others are VALID."] if passed_over else []
+    )
     headings = [_HEADINGS[goal] for goal in goals]
     ties = [line for goal in goals for line in _ties(group.advice[goal], goal, len(goals) > 1)]
     return Pick(
@@ -111,7 +113,9 @@ def _speedup(group: Group, best: Entry) -> str:
     own = group.baseline(best)
     if own is not None and own.number == best.number:
         return "it is the baseline itself"
-    return "" if unpaired is None else f"{unpaired:.2f} times as fast as the baseline (unpaired, without an interval)"
+    return (
+        "" if unpaired is None else f"{unpaired:.2f} times as fast as the baseline (unpaired, without an interval)"
+    )
 
 
 def _accuracy(best: Entry) -> str:

@@ -62,7 +62,7 @@ const decide = (() => {
   };
   const beyond = (limit, value) => (limit.bound === null ? 0 : (limit.bound - value) * limit.metric.better);
   const judged = (limit, reading) => {
-    if (reading === null) return "kept"; // on this kind of device there is nothing to keep
+    if (reading === null) return limit.bound === null ? "unknown" : "kept"; // this kind of device has nothing to keep
     if (typeof reading === "string") return "unknown";
     if (beyond(limit, worst(reading, limit.metric.better)) <= 0) return "kept";
     return beyond(limit, worst(reading, -limit.metric.better)) > 0 ? "missed" : "uncertain";

@@ -13,7 +13,6 @@ from results_store.collate import export
 from tests.reports import collated, mixed
 
 
-
 def test_the_picture_is_the_top_of_the_report_and_small(chrome: Chrome, tmp_path: Path) -> None:
     assert chrome  # where there is no browser, this is skipped or fails as the others
     run = collated(mixed, repeats=3)

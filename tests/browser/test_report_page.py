@@ -270,7 +270,7 @@ def test_the_page_answers_as_recommend_does(chrome: Chrome, many_kinds: Collated
 
 
 def _asked(run: Collated, draw: random.Random) -> tuple[dict[str, str], Question]:
-    """A question as it is typed into the page, and the same for `recommend`; bounds lie at and beside real figures."""
+    """A question as it is typed into the page, and for `recommend`; bounds lie at and beside real figures."""
     device = draw.choice(("cpu", "cuda"))
     rows = [row for row in run.rows if row.cell.device == device and row.is_usable]
     metrics = draw.sample(list(METRICS.values()), draw.choice((0, 1, 1, 2, 2, 3)))
@@ -301,11 +301,13 @@ def _asked(run: Collated, draw: random.Random) -> tuple[dict[str, str], Question
 
 
 def _require_equal(found: dict[str, Any], advice: Advice, asked: str) -> None:
-    told = [
-        (recipe, int(batch), standing.partition(":")[0]) for recipe, standing, batch in found["rows"]
-    ]
+    told = [(recipe, int(batch), standing.partition(":")[0]) for recipe, standing, batch in found["rows"]]
     expected = [
-        (str(one.row.cell.recipe), one.row.cell.batch_size, "the best" if one is advice.winner else str(one.standing))
+        (
+            str(one.row.cell.recipe),
+            one.row.cell.batch_size,
+            "the best" if one is advice.winner else str(one.standing),
+        )
         for one in advice.candidates
     ]
     assert told == expected, asked

@@ -51,7 +51,10 @@ def beside(store: Store, top1: Mapping[str, int] = {}) -> Collated:
     return collate(store, run)
 
 
-def only(collated: Collated, wanted: Question = Question()) -> Advice:
+ANYTHING = Question()
+
+
+def only(collated: Collated, wanted: Question = ANYTHING) -> Advice:
     [advice] = recommend(collated.rows, wanted).advice
     return advice
 
