@@ -237,7 +237,7 @@ def _came_out(name: str, printed: str, folder: Path) -> tuple[int, int]:
 
 def figures(less: Mapping[str, Done], more: Mapping[str, Done], wanted: int) -> list[Figure]:
     """What the commands come to, over few cells and over many."""
-    each = [found for name, found in more.items() for found in _bounded(name, less[name], found, wanted)]
+    each = [figure for name, done in more.items() for figure in _bounded(name, less[name], done, wanted)]
     limits = {
         "recommend": (JSON_MIB * loads.MIB, f"≤ {JSON_MIB} MiB"),
         "report": (PAGE_MB * 10**6, f"≤ {PAGE_MB} MB"),

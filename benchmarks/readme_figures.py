@@ -136,8 +136,8 @@ def show(folder: Path, root: Path = ROOT) -> list[Path]:
     (root / IMAGE).write_bytes(taken)
     for path, content in ((root / KEPT, text), (root / README, readme)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _whole.file(path) as file:
-            file.write(content)
+        with _whole.file(path) as fresh:
+            fresh.write(content)
     return [root / name for name in (IMAGE, KEPT, README)]
 
 

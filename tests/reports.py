@@ -162,6 +162,8 @@ def varied(spec: JobSpec) -> Ended:
     own_ms = baseline_ms / times * math.exp(draw.gauss(0, 0.004))
     if recipe == "compile" and spec.batch_size == 32:
         return (Outcome.OUT_OF_MEMORY, "")
+    if recipe in ("channels_last", "openvino") and spec.batch_size == 8 and spec.repeat >= 2:
+        return (Outcome.CRASHED, "SIGSEGV")
     calls = 200 if recipe == "channels_last" else 700
     fields = {
         **plausible(spec),
