@@ -344,12 +344,16 @@ def _shared(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def _as_kept(value: Any, kept: dict[Any, Any]) -> Any:
-    """A value of JSON, or the equal one that came before it."""
+    """A value of JSON, or the equal one that came before it; so are its parts."""
     if isinstance(value, str):
         return sys.intern(value)
-    if not isinstance(value, dict | list):
+    if isinstance(value, dict):
+        made: Any = {sys.intern(name): _as_kept(part, kept) for name, part in value.items()}
+    elif isinstance(value, list):
+        made = [_as_kept(part, kept) for part in value]
+    else:
         return value
-    return kept.setdefault(hashlib.sha256(json.dumps(value).encode()).digest(), value)
+    return kept.setdefault(hashlib.sha256(json.dumps(value).encode()).digest(), made)
 
 
 def _judge_of_run(store: Store, run_id: str) -> _Judge:
