@@ -25,9 +25,9 @@ _Moments: TypeAlias = list[float]
 
 #: What the reader may want; `cost` is throughput with a price, for which the page has a field of its own.
 GOALS: Mapping[str, str] = {
-    "throughput": "the most samples a second",
-    "latency": "the quickest answer",
-    "energy": "the least energy",
+    "throughput": "most samples/s",
+    "latency": "quickest answer",
+    "energy": "least energy",
 }
 #: The CSV's columns of metrics; what is not there has none.
 _COLUMNS = {
@@ -132,7 +132,7 @@ def _field(metric: Metric) -> dict[str, Any]:
     most = metric.most * factor
     return {
         "key": metric.key,
-        "label": f"{metric.name} {side}, {unit}",
+        "label": f"{metric.name} {side}, {unit}" if unit else f"{metric.name} {side}",
         "most": most if np.isfinite(most) else None,
     }
 

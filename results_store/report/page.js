@@ -39,7 +39,8 @@
     for (const row of rows) {
       const cells = row.map((text, place) => {
         const cell = place ? made("td") : made("th", { scope: "row" });
-        cell.append(...breakable(String(text)));
+        // only the first column has recipes
+        cell.append(...(place ? [String(text)] : breakable(String(text))));
         return cell;
       });
       body.append(made("tr", {}, ...cells));
@@ -358,13 +359,13 @@
   const ranking = (answer, question) => {
     const every = [{ row: answer.winner, standing: "the best" }, ...answer.candidates].slice(0, MOST_LISTED);
     const bounds = Object.keys(question.limits).map((key) => data.rule.metrics[key].column).filter(Boolean);
-    const [first, ...rest] = ["optimization_technique", ...new Set(["batch_size", ...BESIDE, ...bounds, ...COSTS, "pays_after", "verdict"])]
+    const [first, size, ...rest] = ["optimization_technique", ...new Set(["batch_size", ...BESIDE, ...bounds, ...COSTS, "pays_after", "verdict"])]
       .filter((name) => every.some(({ row }) => value(rowOf(row), name) !== null));
     const priced = question.price ? ["per million samples"] : [];
     const rows = every.map((one) => [
-      inWords(first, value(rowOf(one.row), first)), standing(one), ...(question.price ? [costOf(one.row, question)] : []),
+      ...[first, size].map((name) => shown(value(rowOf(one.row), name))), standing(one), ...(question.price ? [costOf(one.row, question)] : []),
       ...rest.map((name) => inWords(name, value(rowOf(one.row), name)))]);
-    const headings = [data.columns[first], "beside the best", ...priced, ...rest.map((name) => data.columns[name])];
+    const headings = [data.columns[first], data.columns[size], "beside the best", ...priced, ...rest.map((name) => data.columns[name])];
     return made("div", { className: "scroll tall", tabIndex: 0, role: "region", "aria-label": "What keeps these limits" },
       table(headings, rows, "What keeps these limits, the best first"));
   };
@@ -375,8 +376,8 @@
     const told = [...new Set(keys)].filter((key) => Array.isArray(found[key])).map((key) => `${data.rule.metrics[key].name} ${reading(data.rule.metrics[key], found[key])}`);
     return `Deploy ${named(winner)} on ${question.group.device}: ${told.join(", ")}.`;
   };
-  const doubts = ({ winner }) => [
-    winner.is_valid ? "" : "This row is SUSPECT: nothing VALID was as good, or keeps these limits; its reason stands below.",
+  const doubts = ({ winner }, question) => [
+    winner.is_valid ? "" : `This row is SUSPECT${question.suspect ? "" : ": nothing VALID keeps these limits"}; why stands under “What is doubted or missing”.`,
     value(rowOf(winner), "repeats_measured") < data.rule.min_repeats
       ? `It was measured in ${count(value(rowOf(winner), "repeats_measured"), "repeat")}, which claims no difference between recipes; the standard protocol measures ten.`
       : "",
@@ -385,8 +386,8 @@
   const tell = (answer, question) => {
     const title = question.group.title;
     const out = keptOut(answer, question);
-    const whole = question.group.rows > question.group.count ? `This page has ${question.group.count} of ${count(question.group.rows, "cell")}: ` : "";
-    const again = made("p", { className: "fine" }, `${whole}the same question to all cells: `, made("code", {}, commandOf(question)));
+    const whole = question.group.rows > question.group.count ? `This page has ${question.group.count} of ${count(question.group.rows, "cell")}; this command takes all: ` : "The same question for the command line: ";
+    const again = made("p", { className: "fine" }, whole, made("code", {}, commandOf(question)));
     if (!answer.winner) {
       const near = answer.nearest ? `The nearest is ${named(answer.nearest.row)}: ${answer.nearest.failed.map(checked).join("; ")}.` : "Nothing was measured that can be trusted.";
       one("#choice").replaceChildren(
@@ -396,7 +397,7 @@
     const all = 1 + answer.candidates.length;
     const listed = all > MOST_LISTED ? ` The first ${MOST_LISTED} of ${all}:` : "";
     one("#choice").replaceChildren(
-      made("p", { className: "sentence" }, ...breakable(sentenceOf(answer, question))), ...doubts(answer),
+      made("p", { className: "sentence" }, ...breakable(sentenceOf(answer, question))), ...doubts(answer, question),
       made("h3", {}, "What it costs"), bill(answer.winner, question),
       made("h3", {}, "What else keeps these limits"), made("p", {}, `${beside(answer, question)}${listed}`), ranking(answer, question),
       ...(out.length ? [made("h3", {}, "What does not"), list(out)] : []), again);

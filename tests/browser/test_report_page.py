@@ -301,7 +301,7 @@ def _asked(run: Collated, draw: random.Random) -> tuple[dict[str, str], Question
 
 
 def _require_equal(found: dict[str, Any], advice: Advice, asked: str) -> None:
-    told = [(recipe, int(batch), standing.partition(":")[0]) for recipe, standing, batch in found["rows"]]
+    told = [(recipe, int(batch), standing.partition(":")[0]) for recipe, batch, standing in found["rows"]]
     expected = [
         (
             str(one.row.cell.recipe),
