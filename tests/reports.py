@@ -143,13 +143,13 @@ def mixed(spec: JobSpec) -> Ended:
 _NO_LABELS = {"top1_correct": None, "top5_correct": None, "baseline_top1_correct": None}
 #: As `SPEEDS`, of which some are all but equal; and right answers of 900.
 CLOSE: dict[str, tuple[float, int | None]] = {
-    "baseline": (1.0, 850),
+    "baseline": (1.03, 850),
     "channels_last": (1.01, 850),
     "amp": (1.5, None),
     "compile": (2.0, 850),
     "openvino": (2.005, 849),
     "int8_static+openvino": (2.5, 845),
-    "pruning(0.3)+channels_last+int8_static+onnxruntime": (2.49, 838),
+    "pruning(0.3)+channels_last+int8_static+onnxruntime": (2.47, 838),
 }
 
 
@@ -159,7 +159,8 @@ def varied(spec: JobSpec) -> Ended:
     times, right = CLOSE[recipe]
     draw = random.Random(f"{recipe} {spec.batch_size} {spec.device} {spec.repeat}")
     baseline_ms = 10.0 * spec.batch_size**0.9 * math.exp(draw.gauss(0, 0.01))
-    own_ms = baseline_ms / times * math.exp(draw.gauss(0, 0.004))
+    # the baseline is faster than its control; some differ by less than that, and hardly vary
+    own_ms = baseline_ms / times * math.exp(draw.gauss(0, 0.001 if "int8" in recipe else 0.004))
     if recipe == "compile" and spec.batch_size == 32:
         return (Outcome.OUT_OF_MEMORY, "")
     if recipe in ("channels_last", "openvino") and spec.batch_size == 8 and spec.repeat >= 2:
