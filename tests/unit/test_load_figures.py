@@ -106,14 +106,14 @@ def test_an_export_that_grows_or_loses_rows_falls_short() -> None:
 
 def test_a_decision_that_takes_too_much_or_loses_cells_falls_short() -> None:
     less = decisions.Done(cells=5000, seconds=1.0, peak_bytes=200 * loads.MIB, bytes=10**6, counted=5000)
-    more = replace(less, cells=100_000, counted=100_000, peak_bytes=1024 * loads.MIB)
+    more = replace(less, cells=100_000, counted=100_000, peak_bytes=decisions.MOST_MIB * loads.MIB)
 
     def short(found: decisions.Done) -> set[str]:
         both = [dict.fromkeys(decisions.COMMANDS, done) for done in (less, found)]
         return {name.partition(": ")[2] for name in missed(decisions.figures(both[0], both[1], 100_000))}
 
     assert short(more) == set()
-    assert short(replace(more, peak_bytes=1025 * loads.MIB)) == {"memory for 100,000 cells"}
+    assert short(replace(more, peak_bytes=(decisions.MOST_MIB + 1) * loads.MIB)) == {"memory for 100,000 cells"}
     assert short(replace(more, counted=99_999)) == {"cells"}
     assert short(replace(more, bytes=11 * 10**6)) == {"what comes out of 100,000 cells"}
 
