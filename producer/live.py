@@ -6,7 +6,7 @@ Everything is read from the store, once a round: whoever measures is not asked, 
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group, RenderableType
@@ -169,7 +169,9 @@ def _waiting(progress: Progress, workers: Sequence[WorkerInfo]) -> str:
 
 def _workers(progress: Progress, workers: Sequence[WorkerInfo], seen: Seen) -> Table:
     """A line for each running job with its worker, then the workers that have none."""
-    table = Table("worker", "device", "queues", "measures", "for", "until now, ms", box=None, pad_edge=False)
+    table = _table(
+        *("worker", "device", "queues", "measures", "for", "until now, ms"), whole=("for", "until now, ms")
+    )
     known = {worker.id: worker for worker in workers}
     busy = {worker for _, worker, _ in progress.running}
     lines = [
@@ -178,7 +180,7 @@ def _workers(progress: Progress, workers: Sequence[WorkerInfo], seen: Seen) -> T
     ]
     lines += [_idle(worker) for worker in workers if worker.id not in busy]
     for line in lines[:_SHOWN_WORKERS]:
-        table.add_row(*map(Text, line))
+        table.add_row(*map(_in_one_line, line))
     if len(lines) > _SHOWN_WORKERS:
         table.add_row(Text(f"… and {len(lines) - _SHOWN_WORKERS} more"))
     return table
@@ -198,10 +200,22 @@ def _idle(worker: WorkerInfo) -> tuple[str, ...]:
 
 def _verdicts(told: Iterable[Told]) -> Table:
     """The latest results, the newest last."""
-    table = Table("verdict", "latest", "ms", "because", box=None, pad_edge=False)
+    table = _table("verdict", "latest", "ms", "because", whole=("verdict", "ms"))
     for one in told:
         level = str(one.verdict.level) if one.verdict else one.outcome
         because = "; ".join(dict.fromkeys(reason.code for reason in one.verdict.reasons)) if one.verdict else ""
         median = "" if one.median_s is None else f"{one.median_s * 1e3:.3g}"
-        table.add_row(Text(level, style=_STYLES.get(level, "")), Text(one.job), median, because)
+        table.add_row(Text(level, style=_STYLES.get(level, "")), *map(_in_one_line, (one.job, median, because)))
     return table
+
+
+def _table(*headings: str, whole: Collection[str]) -> Table:
+    """A table whose lines stay lines on a narrow terminal: what is too long is cut, but in these columns."""
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading in whole)
+    return table
+
+
+def _in_one_line(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")

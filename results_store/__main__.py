@@ -188,7 +188,15 @@ def recommend(
     allow_suspect: Annotated[
         bool, typer.Option("--allow-suspect", help="SUSPECT cells beside VALID ones; INVALID ones never.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with every cell.")] = False,
+    listed: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Name so many cells of a kind at most; all are counted.  [default: 12, with --json 100]",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Which cell of a run to deploy on each device, what ties with it, and what each constraint keeps out.
 
@@ -233,9 +241,11 @@ def recommend(
             found = store.run(run or "latest")
             answer = recommended(rows_of(store, found.run_id).rows, question)
     if as_json:
-        typer.echo(json.dumps(recommend_table.as_json(found.run_id, answer)))
+        most = recommend_table.MOST_IN_JSON if listed is None else listed
+        typer.echo(json.dumps(recommend_table.as_json(found.run_id, answer, most)))
     else:
-        _print(recommend_table.shown(found.title, answer))
+        most = recommend_table.MOST_SHOWN if listed is None else listed
+        _print(recommend_table.shown(found.title, answer, most))
     raise typer.Exit(0 if answer.is_feasible else 4)
 
 

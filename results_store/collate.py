@@ -5,8 +5,11 @@ Every cell of the matrix has a row, measured or not. Only the samples of one cel
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -21,7 +24,7 @@ from farm import drift, plugins, roofline, statistics
 from farm.errors import BadInput
 from farm.measurement import Environment, Measurement, Outcome, Profile
 from farm.recipe import BASELINE
-from farm.spec import Cell, Protocol
+from farm.spec import Cell
 from farm.verdict import Level, Reason, Verdict, judge, worst
 from results_store import exporters
 from results_store.records import run_id_of
@@ -39,7 +42,7 @@ MIN_REPEATS = 3
 PENDING = "pending"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Latency:
     """Seconds per batch; each is the median over repeats, None below its floor on samples."""
 
@@ -62,7 +65,7 @@ class Latency:
     p99_high: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Share:
     """A share of the test images, with Wilson's 95 % interval."""
 
@@ -80,7 +83,7 @@ class Answer(StrEnum):
     UNKNOWN = "cannot be told"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Speedup:
     """How many times as fast as the live control, with its 95 % interval over repeats."""
 
@@ -112,7 +115,7 @@ class Speedup:
         return middle - half, middle + half
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ByRepeat:
     """One value of each repeat that is not INVALID: what decides whether two rows differ."""
 
@@ -125,7 +128,7 @@ class ByRepeat:
     energy_per_sample_j: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Figures:
     """What a cell's repeats measured in one environment class; medians over repeats unless said otherwise."""
 
@@ -185,7 +188,7 @@ class Figures:
     missing: dict[str, str]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
     """One cell in one environment class."""
 
@@ -218,6 +221,11 @@ class Row:
     def is_invalid(self) -> bool:
         """Shown with its reason, but in no ranking and no ratio."""
         return self.verdict is not None and self.verdict.level is Level.INVALID
+
+    @property
+    def is_usable(self) -> bool:
+        """It was measured and is not INVALID: it may be recommended, ranked and drawn."""
+        return self.figures is not None and not self.is_invalid
 
 
 class Rows(Sequence[Row]):
@@ -317,17 +325,40 @@ def _measured(store: Store, run_id: str) -> Iterator[JobResult]:
 
 
 def _shared(rows: Iterable[Row]) -> Iterator[Row]:
-    """The rows, of which equal environments and protocols are one object: they are large, and of few kinds."""
-    environments: dict[str, Environment] = {}
-    protocols: dict[Protocol, Protocol] = {}
+    """The rows, of which equal parts are one object: what they say is large, and much of it is of few kinds."""
+    kept: dict[Any, Any] = {}
+
+    def one(part: Any) -> Any:
+        return kept.setdefault(part, part)
+
     for row in rows:
-        protocol = protocols.setdefault(row.cell.protocol, row.cell.protocol)
-        shared = replace(row, cell=row.cell.model_copy(update={"protocol": protocol}))
+        cell = row.cell
+        texts = {name: sys.intern(value) for name, value in cell if isinstance(value, str)}
+        parts = {"protocol": one(cell.protocol), "recipe": one(cell.recipe)}
+        shared = replace(row, cell=cell.model_copy(update={**texts, **parts}))
         if row.figures is not None:
             where = row.figures.environment
-            where = environments.setdefault(where.canonical(), where)
-            shared = replace(shared, figures=replace(row.figures, environment=where))
+            figures = replace(
+                row.figures,
+                environment=kept.setdefault(where.canonical(), where),
+                evidence={sys.intern(name): _as_kept(found, kept) for name, found in row.figures.evidence.items()},
+                missing=_as_kept(row.figures.missing, kept),
+            )
+            shared = replace(shared, figures=figures)
         yield shared
+
+
+def _as_kept(value: Any, kept: dict[Any, Any]) -> Any:
+    """A value of JSON, or the equal one that came before it; so are its parts."""
+    if isinstance(value, str):
+        return sys.intern(value)
+    if isinstance(value, dict):
+        made: Any = {sys.intern(name): _as_kept(part, kept) for name, part in value.items()}
+    elif isinstance(value, list):
+        made = [_as_kept(part, kept) for part in value]
+    else:
+        return value
+    return kept.setdefault(hashlib.sha256(json.dumps(value).encode()).digest(), made)
 
 
 def _judge_of_run(store: Store, run_id: str) -> _Judge:

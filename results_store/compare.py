@@ -33,7 +33,7 @@ _SIZES = ("ram_bytes", "vram_allocator_bytes", "vram_process_bytes", "model_size
 _Place: TypeAlias = tuple[Cell, str | None, str | None]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
     """Log of B's time ÷ A's, with its interval at the corrected level."""
 

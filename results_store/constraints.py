@@ -59,6 +59,11 @@ class Metric:
     least: float = 0.0
     most: float = math.inf
 
+    @property
+    def key(self) -> str:
+        """As programs and Python call it, such as `max_p99_ms`."""
+        return self.flag.removeprefix("--").replace("-", "_")
+
     def reading(self, row: Row) -> Reading:
         """The figure of a row; of one that was not measured, how it ended."""
         return Reading(value=None, why=row.outcome) if row.figures is None else self.read(row.figures)
@@ -174,7 +179,7 @@ class Constraint:
 
     def check(self, row: Row) -> Check:
         """Whether a row keeps it."""
-        if row.cell.device_kind not in self.metric.device_kinds:
+        if self.bound is not None and row.cell.device_kind not in self.metric.device_kinds:
             return Check(row=row, constraint=self, reading=Reading(value=None), judged=Judged.KEPT)
         reading = self.metric.reading(row)
         return Check(row=row, constraint=self, reading=reading, judged=self._judged(reading))

@@ -5,6 +5,9 @@ recipe, the ratios to those decide their order, which drift of the host does not
 the winner is told by the rule of `results_store.compare` and never by two estimates: ratios where both have them
 for the same control, else what each repeat measured, at a level for all answers of a device together. INVALID rows
 are never chosen, SUSPECT ones where nothing VALID keeps the constraints, or where that is asked for.
+
+A report's page decides again when its reader moves a limit (`results_store.report.basis`): what it decides by is
+made here, by the public functions at the end.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from farm.verdict import Level
 from results_store import compare, pareto
 from results_store.collate import MIN_REPEATS, PENDING, Answer, ByRepeat, Row
 from results_store.constraints import METRICS, Check, Constraint, Metric
+from results_store.places import placed
 from results_store.question import LATENCY, OBJECTIVES, THROUGHPUT, Objective, Question
 
 #: What a difference is of: ratios to live controls, or what each repeat measured.
@@ -45,7 +49,7 @@ class Standing(StrEnum):
 _STANDINGS = {Answer.FASTER: Standing.BETTER, Answer.SLOWER: Standing.WORSE, Answer.SAME: Standing.TIES}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
     """A row that may be chosen."""
 
@@ -140,8 +144,41 @@ def recommend(rows: Sequence[Row], question: Question) -> Recommendation:
     asked = _asked(rows, question)
     _check_prices(rows, asked, question)
     return Recommendation(
-        question=question,
-        advice=tuple(_advice(place, found, question) for place, found in _places(asked).items()),
+        question=question, advice=tuple(advise(found, question) for found in placed(asked).values())
+    )
+
+
+def advise(rows: Sequence[Row], question: Question) -> Advice:
+    """The answer for the rows of one place, all of which are asked for."""
+    objective = OBJECTIVES[question.objective]
+    every = (Constraint(metric=objective.metric), *question.constraints)
+    axes = _axes(question)
+    seen = _seen([row for row in rows if row.is_usable], every, axes)
+    feasible = [one for one in seen if not one.failed]
+    valid = [one for one in feasible if one.is_valid]
+    chosen = feasible if question.allow_suspect or not valid else valid
+    known = _known_of_any(axes, chosen)
+    points = [tuple(one.score(axis) for axis in known) for one in chosen]
+    # the objective comes first and the front's other axes after it, so that the first is always on the front
+    order = sorted(range(len(chosen)), key=points.__getitem__, reverse=True)
+    ranked = [chosen[n] for n in order]
+    candidates = _candidates(ranked, objective, bias(one.row for one in seen))
+    device = rows[0].cell.device
+    return Advice(
+        device=device,
+        environment=next((row.figures.environment for row in rows if row.figures), None),
+        cells=len(rows),
+        unmeasured=tuple(row for row in rows if row.figures is None),
+        invalid=tuple(row for row in rows if row.figures is not None and row.is_invalid),
+        exclusions=tuple(_exclusions(every, seen, ranked[0] if ranked else None, question)),
+        feasible=len(feasible),
+        passed_over=tuple(one.row for one in feasible if chosen is valid and not one.is_valid),
+        candidates=candidates,
+        front=tuple(chosen[n].row for n in pareto.front(points, [1] * len(known))),
+        axes=tuple(known),
+        nearest=() if feasible else _nearest(seen),
+        notes=tuple(_notes(rows, candidates, question)),
+        cost=_cost(candidates, question.prices.get(device)),
     )
 
 
@@ -213,36 +250,7 @@ def _check_prices(rows: Sequence[Row], asked: Sequence[Row], question: Question)
         raise BadInput(f"--objective cost needs the price of an hour of {', '.join(missing)}, such as {flags}.")
 
 
-# ---- places
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Place:
-    """Where rows can be compared with each other."""
-
-    device: str
-    environment_key: str | None
-
-
-def _places(rows: Iterable[Row]) -> dict[_Place, list[Row]]:
-    """The rows of each device in each environment class; those never measured beside the first of their device."""
-    found: dict[_Place, list[Row]] = {}
-    unmeasured = []
-    for row in rows:
-        if row.figures is None:
-            unmeasured.append(row)
-            continue
-        place = _Place(device=row.cell.device, environment_key=row.figures.environment.key)
-        found.setdefault(place, []).append(row)
-    for row in unmeasured:
-        there = [place for place in found if place.device == row.cell.device]
-        own = [place for place in there if place.environment_key == row.environment_key]
-        place = next(iter(own or there), _Place(device=row.cell.device, environment_key=None))
-        found.setdefault(place, []).append(row)
-    return found
-
-
-# ---- one device
+# ---- one place
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,14 +260,14 @@ class _Seen:
     row: Row
     #: The same number for rows whose live controls ran the same.
     group: int
-    #: By the flag of the metric: its figures, those of time at the mean speed of its control.
+    #: By the key of the metric: its figures, those of time at the mean speed of its control.
     values: Mapping[str, float | None]
     #: What it does not keep.
     failed: tuple[Check, ...]
 
     def score(self, metric: Metric) -> float:
         """A figure such that more is better, and what is not known is worst."""
-        value = self.values[metric.flag]
+        value = self.values[metric.key]
         return -math.inf if value is None else metric.better * value
 
     @property
@@ -268,103 +276,40 @@ class _Seen:
         return self.row.verdict is not None and self.row.verdict.level is Level.VALID
 
 
-def _advice(place: _Place, rows: list[Row], question: Question) -> Advice:
-    objective = OBJECTIVES[question.objective]
-    every = (Constraint(metric=objective.metric), *question.constraints)
-    axes = _axes(question)
-    seen = _seen([row for row in rows if row.figures is not None and not row.is_invalid], every, axes)
-    feasible = [one for one in seen if not one.failed]
-    valid = [one for one in feasible if one.is_valid]
-    chosen = feasible if question.allow_suspect or not valid else valid
-    known = _known_of_any(axes, chosen)
-    points = [tuple(one.score(axis) for axis in known) for one in chosen]
-    # the objective comes first and the front's other axes after it, so that the first is always on the front
-    order = sorted(range(len(chosen)), key=points.__getitem__, reverse=True)
-    ranked = [chosen[n] for n in order]
-    candidates = _candidates(ranked, objective, _bias(one.row for one in seen))
-    return Advice(
-        device=place.device,
-        environment=next((row.figures.environment for row in rows if row.figures), None),
-        cells=len(rows),
-        unmeasured=tuple(row for row in rows if row.figures is None),
-        invalid=tuple(row for row in rows if row.figures is not None and row.is_invalid),
-        exclusions=tuple(_exclusions(every, seen, ranked[0] if ranked else None, question)),
-        feasible=len(feasible),
-        passed_over=tuple(one.row for one in feasible if chosen is valid and not one.is_valid),
-        candidates=candidates,
-        front=tuple(chosen[n].row for n in pareto.front(points, [1] * len(known))),
-        axes=tuple(known),
-        nearest=() if feasible else _nearest(seen),
-        notes=tuple(_notes(rows, candidates, question)),
-        cost=_cost(candidates, question.prices.get(place.device)),
-    )
+#: What decides between cells that are equal by the objective, in this order, before what is constrained; and what
+#: the front is of beside those.
+USUAL_AXES = (THROUGHPUT.metric, LATENCY.metric, METRICS["min_top1"])
 
 
 def _axes(question: Question) -> list[Metric]:
     """What the front is of: the objective, speed both ways, accuracy, and whatever is constrained."""
-    usual = [OBJECTIVES[question.objective].metric, THROUGHPUT.metric, LATENCY.metric, METRICS["min_top1"]]
-    constrained = [constraint.metric for constraint in question.constraints]
-    return list({metric.flag: metric for metric in (*usual, *constrained)}.values())
+    constrained = (constraint.metric for constraint in question.constraints)
+    every = (OBJECTIVES[question.objective].metric, *USUAL_AXES, *constrained)
+    return list({metric.key: metric for metric in every}.values())
 
 
 def _known_of_any(axes: list[Metric], chosen: list[_Seen]) -> list[Metric]:
-    return [axis for axis in axes if any(one.values[axis.flag] is not None for one in chosen)]
+    return [axis for axis in axes if any(one.values[axis.key] is not None for one in chosen)]
 
 
-def _seen(rows: list[Row], every: Sequence[Constraint], axes: Iterable[Metric]) -> list[_Seen]:
-    groups = _groups(rows)
-    columns = {axis.flag: _estimates(rows, groups, axis) for axis in axes}
+def _seen(rows: Sequence[Row], every: Sequence[Constraint], axes: Iterable[Metric]) -> list[_Seen]:
+    groups = alike(rows)
+    columns = {axis.key: estimates(rows, groups, axis) for axis in axes}
     return [
         _Seen(
             row=row,
             group=groups[n],
-            values={flag: column[n] for flag, column in columns.items()},
+            values={key: column[n] for key, column in columns.items()},
             failed=tuple(check for constraint in every if not (check := constraint.check(row)).is_kept),
         )
         for n, row in enumerate(rows)
     ]
 
 
-#: Figures that a ratio to a live control is of too.
-_TIMED = {found.metric.flag for found in (THROUGHPUT, LATENCY)}
-
-
-def _estimates(rows: Sequence[Row], groups: Sequence[int], metric: Metric) -> list[float | None]:
-    """The figure of each row; of time, as if all live controls that ran the same had been equally fast."""
-    values = [metric.reading(row).value for row in rows]
-    if metric.flag not in _TIMED:
-        return values
-    controls: dict[int, list[float]] = defaultdict(list)
-    for row, group, value in zip(rows, groups, values, strict=True):
-        if value and (gain := _gain(row)) is not None:
-            controls[group].append(math.log(value) - metric.better * gain)
-    means = {group: sum(logs) / len(logs) for group, logs in controls.items()}
-    return [
-        value if not value or (gain := _gain(row)) is None else math.exp(means[group] + metric.better * gain)
-        for row, group, value in zip(rows, groups, values, strict=True)
-    ]
-
-
-def _gain(row: Row) -> float | None:
-    """Log of the speed-up over the live control."""
-    found = row.figures.speedup if row.figures else None
-    return None if found is None else math.log(found.value)
-
-
-def _groups(rows: Sequence[Row]) -> list[int]:
-    """The same number for rows whose live controls ran the same: they differ in the recipe alone."""
-    numbers: dict[Any, int] = {}
-    places = (
-        (row.cell.model_copy(update={"recipe": None}), row.figures.control if row.figures else None)
-        for row in rows
-    )
-    return [numbers.setdefault(place, len(numbers)) for place in places]
-
-
 # ---- beside the winner
 
 
-def _candidates(ranked: list[_Seen], objective: Objective, bias: float) -> tuple[Candidate, ...]:
+def _candidates(ranked: list[_Seen], objective: Objective, deviation: float) -> tuple[Candidate, ...]:
     """The winner and the others, each with where it stands."""
     if not ranked:
         return ()
@@ -378,7 +323,7 @@ def _candidates(ranked: list[_Seen], objective: Objective, bias: float) -> tuple
                 row=other.row,
                 estimate=_estimate(other, objective),
                 by=by,
-                **_standing(ours, theirs, told, bias if by == RATIOS else 0.0),
+                **_standing(ours, theirs, told, deviation if by == RATIOS else 0.0),
             )
             for other, (by, ours, theirs) in zip(others, compared, strict=True)
         ),
@@ -386,44 +331,32 @@ def _candidates(ranked: list[_Seen], objective: Objective, bias: float) -> tuple
 
 
 def _estimate(one: _Seen, objective: Objective) -> float:
-    value = one.values[objective.metric.flag]
+    value = one.values[objective.metric.key]
     assert value is not None, "that it is known is a constraint of its own"
     return value
 
 
-def _standing(ours: _Logs, theirs: _Logs, comparisons: int, bias: float) -> dict[str, Any]:
+def _standing(ours: _Logs, theirs: _Logs, comparisons: int, deviation: float) -> dict[str, Any]:
     """Where a candidate stands beside the winner."""
     if not _is_enough(ours, theirs):
         few = f"{len(ours)} and {len(theirs)} repeats with a figure, {MIN_REPEATS} of each are needed"
         return {"standing": Standing.UNKNOWN, "reason": few}
-    difference = compare.differ(ours, theirs, comparisons=comparisons, bias=bias)
+    difference = compare.differ(ours, theirs, comparisons=comparisons, bias=deviation)
     return {"standing": _STANDINGS[difference.answer], "difference": difference}
 
 
 def _compared(winner: _Seen, other: _Seen, objective: Objective) -> tuple[str, _Logs, _Logs]:
     """What is compared, of the winner and of the other: more is worse."""
-    each = [_each(one.row) for one in (winner, other)]
-    if objective.metric.flag in _TIMED and winner.group == other.group:
-        ours, theirs = (tuple(-math.log(x) for x in found.speedup) for found in each)
+    if objective.metric in TIMED and winner.group == other.group:
+        ours, theirs = (logs(one.row, objective, RATIOS) for one in (winner, other))
         if _is_enough(ours, theirs):
             return RATIOS, ours, theirs
-    worse = -objective.metric.better
-    ours, theirs = (tuple(worse * math.log(x) for x in objective.of_each(found)) for found in each)
+    ours, theirs = (logs(one.row, objective, REPEATS) for one in (winner, other))
     return REPEATS, ours, theirs
-
-
-def _each(row: Row) -> ByRepeat:
-    return row.figures.by_repeat if row.figures else ByRepeat()
 
 
 def _is_enough(ours: _Logs, theirs: _Logs) -> bool:
     return min(len(ours), len(theirs)) >= MIN_REPEATS
-
-
-def _bias(rows: Iterable[Row]) -> float:
-    """What cells that are their own control deviate by, where that is no chance."""
-    own = (row for row in rows if row.figures and row.figures.control == str(row.cell.recipe))
-    return compare.deviation([[-math.log(x) for x in _each(row).speedup] for row in own])
 
 
 # ---- what is kept out
@@ -439,7 +372,7 @@ def _exclusions(
         if constraint.bound is None and not out:
             continue  # that the objective is known needs no word where it is
         alone = [one for one in seen if len(one.failed) == 1 and one.failed[0].constraint is constraint]
-        known = [one for one in alone if one.values[metric.flag] is not None]
+        known = [one for one in alone if one.values[metric.key] is not None]
         better = [one for one in known if winner is None or _beats(one, winner, metric, question)]
         kept = len(seen) - len(out)
         yield Exclusion(
@@ -476,7 +409,7 @@ def _nearest(seen: list[_Seen]) -> tuple[Check, ...]:
 # ---- what to know
 
 
-def _notes(rows: list[Row], candidates: tuple[Candidate, ...], question: Question) -> Iterable[str]:
+def _notes(rows: Sequence[Row], candidates: tuple[Candidate, ...], question: Question) -> Iterable[str]:
     pending = sum(row.outcome == PENDING for row in rows)
     if pending:
         yield f"{pending} of {len(rows)} cells are not measured yet: the answer may change."
@@ -524,3 +457,67 @@ def _protocol(protocol: Protocol) -> list[str]:
 def _setting(name: str, value: Any) -> str:
     shown = "+".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else str(value)
     return f"{name}={shown.lower()}"
+
+
+# ---- what decides, whatever is asked
+
+#: Figures that a ratio to a live control is of too.
+TIMED = (THROUGHPUT.metric, LATENCY.metric)
+
+
+def alike(rows: Sequence[Row]) -> list[int]:
+    """The same number for rows whose live controls ran the same: they differ in the recipe alone."""
+    numbers: dict[Any, int] = {}
+    places = (
+        (row.cell.model_copy(update={"recipe": None}), row.figures.control if row.figures else None)
+        for row in rows
+    )
+    return [numbers.setdefault(place, len(numbers)) for place in places]
+
+
+def estimates(rows: Sequence[Row], groups: Sequence[int], metric: Metric) -> list[float | None]:
+    """What each row is ranked by: its figure; of time, as if live controls that ran the same were equally fast.
+
+    Args:
+        rows: usable ones of one place.
+        groups: of each, as `alike` numbers them.
+        metric: what the figures are of.
+    """
+    values = [metric.reading(row).value for row in rows]
+    if metric not in TIMED:
+        return values
+    controls: dict[int, list[float]] = defaultdict(list)
+    for row, group, value in zip(rows, groups, values, strict=True):
+        if value and (gain := _gain(row)) is not None:
+            controls[group].append(math.log(value) - metric.better * gain)
+    means = {group: sum(found) / len(found) for group, found in controls.items()}
+    return [
+        value if not value or (gain := _gain(row)) is None else math.exp(means[group] + metric.better * gain)
+        for row, group, value in zip(rows, groups, values, strict=True)
+    ]
+
+
+def _gain(row: Row) -> float | None:
+    """Log of the speed-up over the live control."""
+    found = row.figures.speedup if row.figures else None
+    return None if found is None else math.log(found.value)
+
+
+def logs(row: Row, objective: Objective, by: str) -> _Logs:
+    """What a difference between two rows is of: one log per repeat, and more is worse.
+
+    Args:
+        row: a usable one.
+        objective: what is asked for.
+        by: `RATIOS` or `REPEATS`.
+    """
+    each = row.figures.by_repeat if row.figures else ByRepeat()
+    if by == RATIOS:
+        return tuple(-math.log(x) for x in each.speedup)
+    return tuple(-objective.metric.better * math.log(x) for x in objective.of_each(each))
+
+
+def bias(rows: Iterable[Row]) -> float:
+    """What cells that are their own control deviate by, where that is no chance: ratios differ beyond it only."""
+    own = (row for row in rows if row.figures and row.figures.control == str(row.cell.recipe))
+    return compare.deviation([logs(row, THROUGHPUT, RATIOS) for row in own])

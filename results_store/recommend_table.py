@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, TypeAlias
 
 from rich.table import Table
@@ -26,20 +27,20 @@ from results_store.recommend import (
     command,
 )
 
-#: For people, so many of a kind; the JSON has all.
-_MOST = 12
+#: So many cells of a kind are named, for people and for programs, unless more are asked for; all are counted.
+MOST_SHOWN, MOST_IN_JSON = 12, 100
 _STYLES = {"VALID": "green", "SUSPECT": "yellow", "INVALID": "red"}
 
 _Line: TypeAlias = str | Table
 
 
-def shown(run: str, found: Recommendation) -> Iterator[_Line]:
-    """The whole answer for people: lines, and tables between them."""
+def shown(run: str, found: Recommendation, most: int = MOST_SHOWN) -> Iterator[_Line]:
+    """The whole answer for people: lines, and tables between them; at most so many cells of a kind are named."""
     yield f"Run {run}: {_asked(found.question)}."
     yield from _apart(found.advice)
     for advice in found.advice:
         yield ""
-        yield from _advice(advice, found.question)
+        yield from _advice(advice, found.question, most)
 
 
 def sentence(advice: Advice, question: Question) -> str:
@@ -53,18 +54,21 @@ def sentence(advice: Advice, question: Question) -> str:
     return f"{_place(advice)}: deploy {label(row)} ({_level(row)}): {', '.join(figures)}{_lost(row)}{cost}."
 
 
-def as_json(run: str, found: Recommendation) -> dict[str, Any]:
-    """All of it; figures are in the units that their flags name, intervals are 95 % ones."""
+def as_json(run: str, found: Recommendation, most: int = MOST_IN_JSON) -> dict[str, Any]:
+    """The answer; figures are in the units that their flags name, intervals are 95 % ones.
+
+    However many cells there are, at most so many of a kind are named; what ends in `_count` counts all.
+    """
     question = found.question
     return {
         "run": run,
         "objective": question.objective,
         "ranked_by": OBJECTIVES[question.objective].metric.name,
-        "constraints": {_key(one.metric): one.bound for one in question.constraints},
+        "constraints": {one.metric.key: one.bound for one in question.constraints},
         "allow_suspect": question.allow_suspect,
         "prices_per_hour": dict(question.prices),
         "feasible": found.is_feasible,
-        "devices": [_advice_json(advice, question) for advice in found.advice],
+        "devices": [_advice_json(advice, question, most) for advice in found.advice],
     }
 
 
@@ -89,15 +93,15 @@ def _asked(question: Question) -> str:
     return f"{best[question.objective]} with {', '.join(asked)}, at the unfavourable ends of 95 % intervals"
 
 
-def _advice(advice: Advice, question: Question) -> Iterator[_Line]:
+def _advice(advice: Advice, question: Question, most: int) -> Iterator[_Line]:
     yield sentence(advice, question)
     yield from advice.notes
     yield from _counts(advice)
     if advice.candidates:
-        yield from _ties(advice, question)
-        yield _table(advice)
-        yield from _rest(advice)
-    yield from _kept_out(advice, OBJECTIVES[question.objective].metric)
+        yield from ties(advice, question)
+        yield _table(advice, most)
+        yield from _rest(advice, most)
+    yield from _kept_out(advice, OBJECTIVES[question.objective].metric, most)
     if advice.winner is not None:
         yield "Measure it again (with --local for an embedded farm):"
         yield f"  {command(advice.winner.row)}"
@@ -115,7 +119,7 @@ def _counts(advice: Advice) -> Iterator[str]:
     yield f"{', '.join(parts)}."
 
 
-def _ties(advice: Advice, question: Question) -> Iterator[str]:
+def ties(advice: Advice, question: Question) -> Iterator[str]:
     """What the winner cannot be told from."""
     counted = Counter(found.standing for found in advice.ties)
     others = len(advice.candidates) - 1
@@ -138,7 +142,7 @@ def _ties(advice: Advice, question: Question) -> Iterator[str]:
         yield f"Cannot be told: {next(iter(reasons))}."
 
 
-def _table(advice: Advice) -> Table:
+def _table(advice: Advice, most: int) -> Table:
     """The winner, what ties with it, and the front."""
     found = Table(box=None, pad_edge=False)
     found.add_column("", no_wrap=True)
@@ -149,7 +153,7 @@ def _table(advice: Advice) -> Table:
     found.add_column("beside the winner", no_wrap=True)
     found.add_column("verdict", no_wrap=True)
     on_front = _ids(advice.front)
-    for candidate in _worth_showing(advice)[:_MOST]:
+    for candidate in _worth_showing(advice)[:most]:
         row = candidate.row
         level = _level(row)
         found.add_row(
@@ -163,11 +167,11 @@ def _table(advice: Advice) -> Table:
     return found
 
 
-def _rest(advice: Advice) -> Iterator[str]:
+def _rest(advice: Advice, most: int) -> Iterator[str]:
     names = ", ".join(axis.name for axis in advice.axes)
     front = f"* Pareto set of {names}, by estimates: {len(advice.front)} of {len(advice.candidates)} candidates."
-    left = len(_worth_showing(advice)) - _MOST
-    yield f"{front} {left} more of these are in --json." if left > 0 else front
+    all_of_them = len(_worth_showing(advice))
+    yield f"{front} {_more(all_of_them, most)}." if all_of_them > most else front
 
 
 def _worth_showing(advice: Advice) -> list[Candidate]:
@@ -189,20 +193,20 @@ def _beside(candidate: Candidate) -> str:
     return f"{candidate.standing}: {middle:+.1f} % ({low:+.1f} … {high:+.1f})"
 
 
-def _kept_out(advice: Advice, objective: Metric) -> Iterator[str]:
+def _kept_out(advice: Advice, objective: Metric, most: int) -> Iterator[str]:
     for exclusion in advice.exclusions:
         if exclusion.kept or exclusion.checks:
-            yield from _exclusion(exclusion, advice.device, objective)
+            yield from _exclusion(exclusion, advice.device, objective, most)
     if advice.nearest and not any(exclusion.kept == 0 for exclusion in advice.exclusions):
         yield "Each constraint is kept by some cell, but no cell keeps all of them."
-    yield from _listed("INVALID, never recommended", advice.invalid, _verdict)
+    yield from _listed("INVALID, never recommended", advice.invalid, _verdict, most)
     yield from _listed(
-        "not measured", advice.unmeasured, lambda row: f"{row.outcome}: {row.reason}".removesuffix(": ")
+        "not measured", advice.unmeasured, lambda row: f"{row.outcome}: {row.reason}".removesuffix(": "), most
     )
-    yield from _listed("SUSPECT and passed over", advice.passed_over, _verdict)
+    yield from _listed("SUSPECT and passed over", advice.passed_over, _verdict, most)
 
 
-def _exclusion(exclusion: Exclusion, device: str, objective: Metric) -> Iterator[str]:
+def _exclusion(exclusion: Exclusion, device: str, objective: Metric, most: int) -> Iterator[str]:
     out = exclusion.checks
     if device.partition(".")[0] not in exclusion.constraint.metric.device_kinds:
         yield f"{exclusion.constraint} is about other devices than {device}."
@@ -221,10 +225,10 @@ def _exclusion(exclusion: Exclusion, device: str, objective: Metric) -> Iterator
         instead = exclusion.instead
         reading = _figure(objective, objective.reading(instead))
         yield f"  without it, the best estimate would be {label(instead)} ({_level(instead)}): {reading}"
-    for check in _by_miss(out)[:_MOST]:
+    for check in _by_miss(out)[:most]:
         yield f"  {label(check.row)}: {_check(check)}"
-    if len(out) > _MOST:
-        yield f"  and {len(out) - _MOST} more, which are in --json"
+    if len(out) > most:
+        yield f"  {_more(len(out), most)}"
 
 
 def _by_miss(checks: Sequence[Check]) -> list[Check]:
@@ -264,13 +268,17 @@ def _why_nothing(advice: Advice) -> str:
     return " ".join(parts)
 
 
-def _listed(what: str, rows: Sequence[Row], why: Any) -> Iterator[str]:
+def _listed(what: str, rows: Sequence[Row], why: Any, most: int) -> Iterator[str]:
     if rows:
         yield f"{what}: {len(rows)}"
-        for row in rows[:_MOST]:
+        for row in rows[:most]:
             yield f"  {label(row)}: {_line(why(row))}"
-        if len(rows) > _MOST:
-            yield f"  and {len(rows) - _MOST} more, which are in --json"
+        if len(rows) > most:
+            yield f"  {_more(len(rows), most)}"
+
+
+def _more(all_of_them: int, most: int) -> str:
+    return f"and {all_of_them - most} more (--listed {all_of_them} names them)"
 
 
 def _verdict(row: Row) -> str:
@@ -327,35 +335,41 @@ def _line(text: str) -> str:
 # ---- for programs
 
 
-def _key(metric: Metric) -> str:
-    return metric.flag.removeprefix("--").replace("-", "_")
-
-
-def _advice_json(advice: Advice, question: Question) -> dict[str, Any]:
+def _advice_json(advice: Advice, question: Question, most: int) -> dict[str, Any]:
     winner = advice.winner
     on_front = _ids(advice.front)
+    front = [found for found in advice.candidates if id(found.row) in on_front]
+
+    def candidates(found: Iterable[Candidate]) -> list[dict[str, Any]]:
+        return [_candidate_json(one, advice, on_front) for one in islice(found, most)]
+
     return {
         "device": advice.device,
         "device_model": advice.environment and advice.environment.device_model,
         "environment_key": advice.environment and advice.environment.key,
         "cells": advice.cells,
         "feasible": advice.feasible,
+        "candidates": len(advice.candidates),
         "sentence": sentence(advice, question),
         "notes": list(advice.notes),
         "winner": winner and _candidate_json(winner, advice, on_front),
         "command": command(winner.row) if winner else None,
         "cost_per_million_samples": advice.cost,
-        "others": [_candidate_json(found, advice, on_front) for found in advice.candidates[1:]],
-        "ties": [_cell(found.row) for found in advice.ties],
-        "pareto": [_cell(row) for row in advice.front],
-        "pareto_of": [_key(axis) for axis in advice.axes],
-        "excluded": [_exclusion_json(exclusion) for exclusion in advice.exclusions],
+        "ties": candidates(advice.ties),
+        "ties_count": len(advice.ties),
+        "pareto": candidates(front),
+        "pareto_count": len(front),
+        "pareto_of": [axis.key for axis in advice.axes],
+        "excluded": [_exclusion_json(exclusion, most) for exclusion in advice.exclusions],
         "nearest": [_check_json(check) for check in advice.nearest],
-        "invalid": [{**_cell(row), "why": _line(_verdict(row))} for row in advice.invalid],
-        "passed_over": [{**_cell(row), "why": _line(_verdict(row))} for row in advice.passed_over],
+        "invalid": [{**_cell(row), "why": _line(_verdict(row))} for row in advice.invalid[:most]],
+        "invalid_count": len(advice.invalid),
+        "passed_over": [{**_cell(row), "why": _line(_verdict(row))} for row in advice.passed_over[:most]],
+        "passed_over_count": len(advice.passed_over),
         "unmeasured": [
-            {**_cell(row), "outcome": row.outcome, "why": _line(row.reason)} for row in advice.unmeasured
+            {**_cell(row), "outcome": row.outcome, "why": _line(row.reason)} for row in advice.unmeasured[:most]
         ],
+        "unmeasured_count": len(advice.unmeasured),
     }
 
 
@@ -374,21 +388,21 @@ def _candidate_json(found: Candidate, advice: Advice, on_front: set[int]) -> dic
         "takes_more_percent_low": difference and 100 * math.expm1(difference.low),
         "takes_more_percent_high": difference and 100 * math.expm1(difference.high),
         "reason": found.reason,
-        "figures": {_key(metric): _reading_json(metric.reading(row)) for metric in METRICS.values()},
+        "figures": {metric.key: _reading_json(metric.reading(row)) for metric in METRICS.values()},
     }
 
 
-def _exclusion_json(exclusion: Exclusion) -> dict[str, Any]:
+def _exclusion_json(exclusion: Exclusion, most: int) -> dict[str, Any]:
     return {
         "constraint": str(exclusion.constraint),
-        "metric": _key(exclusion.constraint.metric),
+        "metric": exclusion.constraint.metric.key,
         "bound": exclusion.constraint.bound,
         "kept": exclusion.kept,
         "excluded": len(exclusion.checks),
         "excluded_alone": exclusion.alone,
         "best_without_it": exclusion.instead and _cell(exclusion.instead),
         "nearest": exclusion.nearest and _check_json(exclusion.nearest),
-        "cells": [_check_json(check) for check in exclusion.checks],
+        "cells": [_check_json(check) for check in _by_miss(exclusion.checks)[:most]],
     }
 
 

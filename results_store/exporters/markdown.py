@@ -7,15 +7,34 @@ nowhere.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
-from results_store.collate import Collated, Figures, Row
+from results_store.collate import Collated
 from results_store.exporters import _whole
+from results_store.exporters.csv import COLUMNS as CSV
 
 FILE = "benchmark_results.md"
 
-_MIB = 1 << 20
+#: A row by the CSV's names: as it is collated, or as a CSV file has it.
+Record: TypeAlias = Mapping[str, str | float | int | None]
+
+#: The CSV's columns that a table is made of.
+_READ = (
+    "model_variant",
+    "batch_size",
+    "device",
+    *("latency_p50_ms", "latency_p50_low_ms", "latency_p50_high_ms"),
+    *("speedup", "speedup_low", "speedup_high", "speedup_unpaired"),
+    *("throughput_samples_sec", "throughput_low", "throughput_high"),
+    *("accuracy_top1", "accuracy_top1_low", "accuracy_top1_high"),
+    "model_size_mb",
+    "verdict",
+    "verdict_reasons",
+    "outcome",
+    "reason",
+)
 _COLUMNS = (
     "variant",
     "batch size",
@@ -35,66 +54,68 @@ _MARKUP = re.compile(r"([\\`*_{}\[\]<>|~#&])")
 def write(collated: Collated, path: Path) -> None:
     """Writes the table; the file is replaced as a whole."""
     with _whole.file(path) as file:
-        file.writelines(f"{line}\n" for line in _lines(collated))
+        file.write(f"Run {escaped(collated.run_id)}; in parentheses 95 % intervals.\n\n")
+        file.writelines(f"{line}\n" for line in table(_records(collated)))
+        doubts = [line for record in _records(collated) for line in _doubts(record)]
+        if doubts:
+            file.write("\n")
+            file.writelines(f"{line}\n" for line in doubts)
 
 
-def _lines(collated: Collated) -> Iterator[str]:
-    yield f"Run {_text(collated.run_id)}; in parentheses 95 % intervals."
-    yield ""
+def _records(collated: Collated) -> Iterator[Record]:
+    return ({name: CSV[name](row) for name in _READ} for row in collated.rows)
+
+
+def table(records: Iterable[Record]) -> Iterator[str]:
+    """The lines of the table; columns that a record does not have are empty."""
     yield _line(_COLUMNS)
     yield _line(":--" if name in _LEFT else "--:" for name in _COLUMNS)
-    for row in collated.rows:
-        yield _line(_cells(row))
-    doubts = [line for row in collated.rows for line in _doubts(row)]
-    if doubts:
-        yield ""
-        yield from doubts
+    for record in records:
+        yield _line(_cells(record))
 
 
-def _line(cells: Iterator[str] | tuple[str, ...]) -> str:
+def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _cells(row: Row) -> Iterator[str]:
-    yield from (_text(row.cell.variant), str(row.cell.batch_size), _text(row.cell.device))
-    figures = _figures(row.figures) if row.figures else [""] * 5
-    yield from (f"~~{text}~~" if text and row.is_invalid else text for text in figures)
-    yield str(row.verdict.level) if row.verdict else _text(row.outcome)
+def _cells(record: Record) -> Iterator[str]:
+    yield from (_of(record, name) for name in ("model_variant", "batch_size", "device"))
+    is_invalid = record.get("verdict") == "INVALID"
+    yield from (f"~~{text}~~" if text and is_invalid else text for text in _figures(record))
+    yield _of(record, "verdict") or _of(record, "outcome")
 
 
-def _figures(figures: Figures) -> list[str]:
-    device, top1 = figures.device, figures.top1
-    return [
-        _number(device.p50, 3, 1e3, device.p50_low, device.p50_high),
-        _speedup(figures),
-        _number(figures.throughput, 1, 1, figures.throughput_low, figures.throughput_high),
-        "" if top1 is None else _number(top1.value, 2, 100, top1.low, top1.high),
-        _number(figures.model_size_bytes, 1, 1 / _MIB),
-    ]
+def _figures(record: Record) -> Iterator[str]:
+    yield _number(record, "latency_p50_ms", 3, "latency_p50_low_ms", "latency_p50_high_ms")
+    unpaired = _number(record, "speedup_unpaired", 2)
+    yield _number(record, "speedup", 2, "speedup_low", "speedup_high") or (unpaired and f"{unpaired} unpaired")
+    yield _number(record, "throughput_samples_sec", 1, "throughput_low", "throughput_high")
+    yield _number(record, "accuracy_top1", 2, "accuracy_top1_low", "accuracy_top1_high")
+    yield _number(record, "model_size_mb", 1)
 
 
-def _speedup(figures: Figures) -> str:
-    found = figures.speedup
-    if found is not None:
-        return _number(found.value, 2, 1, found.low, found.high)
-    return f"{_number(figures.speedup_unpaired, 2)} unpaired" if figures.speedup_unpaired is not None else ""
-
-
-def _number(
-    value: float | None, digits: int, scale: float = 1, low: float | None = None, high: float | None = None
-) -> str:
-    if value is None:
+def _number(record: Record, name: str, digits: int, *ends: str) -> str:
+    """A figure with its interval where that is known; empty where it is not known itself."""
+    value, *interval = (record.get(one) for one in (name, *ends))
+    if value is None or value == "":
         return ""
-    interval = "" if low is None or high is None else f" ({low * scale:.{digits}f}–{high * scale:.{digits}f})"
-    return f"{value * scale:.{digits}f}{interval}"
+    told = f"{float(value):.{digits}f}"
+    known = [f"{float(end):.{digits}f}" for end in interval if end is not None and end != ""]
+    return f"{told} ({'–'.join(known)})" if len(known) == 2 else told
 
 
-def _doubts(row: Row) -> Iterator[str]:
-    reasons = [*map(str, row.verdict.reasons if row.verdict else ()), *([row.reason] if row.reason else [])]
+def _doubts(record: Record) -> Iterator[str]:
+    reasons = [_of(record, name) for name in ("verdict_reasons", "reason") if record.get(name)]
     if reasons:
-        which = f"{row.cell.variant} batch {row.cell.batch_size} {row.cell.device}"
-        yield f"- {_text(which)}: {_text('; '.join(reasons))}"
+        which = f"{_of(record, 'model_variant')} batch {_of(record, 'batch_size')} {_of(record, 'device')}"
+        yield f"- {which}: {'; '.join(reasons)}"
 
 
-def _text(text: str) -> str:
+def _of(record: Record, name: str) -> str:
+    value = record.get(name)
+    return "" if value is None else escaped(str(value))
+
+
+def escaped(text: str) -> str:
+    """A text as Markdown shows it, in one line."""
     return _MARKUP.sub(r"\\\1", " ".join(text.split()))

@@ -12,10 +12,12 @@ from results_store.collate import Row
 from results_store.exporters import _table
 from results_store.exporters.csv import COLUMNS as CSV
 from results_store.pareto import front
+from results_store.places import placed
+from results_store.question import Question
+from results_store.recommend import Advice, advise
+from results_store.report.basis import GOALS
 
 Value: TypeAlias = str | float | int | None
-#: What rows have in common that may be compared: model, device, class of the worker and of the process.
-_Place: TypeAlias = tuple[str, str, str | None, str | None]
 
 #: So many cells and groups are shown at most, so that a page of any run stays small; the CSV has all of them.
 MAX_CELLS = 2500
@@ -42,6 +44,8 @@ COLUMNS: Mapping[str, str] = {
     "latency_p90_ms": "p90, ms",
     "latency_p95_ms": "p95, ms",
     "latency_p99_ms": "p99, ms",
+    "latency_p99_low_ms": "p99 low, ms",
+    "latency_p99_high_ms": "p99 high, ms",
     "end_to_end_p50_ms": "end to end p50, ms",
     "end_to_end_p90_ms": "end to end p90, ms",
     "end_to_end_p95_ms": "end to end p95, ms",
@@ -49,6 +53,7 @@ COLUMNS: Mapping[str, str] = {
     "accuracy_top1": "top-1, %",
     "accuracy_top1_low": "top-1 low, %",
     "accuracy_top1_high": "top-1 high, %",
+    "accuracy_top1_fp32": "top-1 of fp32, %",
     "accuracy_top5": "top-5, %",
     "accuracy_samples": "images",
     "agreement_top1_pct": "agrees with fp32, %",
@@ -93,7 +98,7 @@ class Entry:
     @property
     def is_usable(self) -> bool:
         """It was measured and is not INVALID: it may be in an answer, a ranking and a chart."""
-        return is_usable(self.row)
+        return self.row.is_usable
 
     @property
     def is_suspect(self) -> bool:
@@ -122,10 +127,12 @@ class Group:
     environment_key: str | None
     #: None where nothing was measured.
     environment: Environment | None
-    #: In the order of the matrix.
+    #: Those on the page, in the order of the matrix.
     entries: tuple[Entry, ...]
-    #: Rows of this group in the run, shown or not.
-    rows: int
+    #: All of the run's.
+    members: tuple[Row, ...]
+    #: What is recommended of all of them, by what the reader may want; its rows are among the entries.
+    advice: Mapping[str, Advice]
 
     @property
     def title(self) -> str:
@@ -165,10 +172,9 @@ class Group:
         wanted = control_of(entry.row)
         return next((e for e in self.usable if e.batch == entry.batch and e.recipe == wanted), None)
 
-
-def is_usable(row: Row) -> bool:
-    """Whether a row may be in an answer, a ranking and a chart."""
-    return row.figures is not None and not row.is_invalid
+    def entry(self, row: Row) -> Entry:
+        """The entry of a row that is on the page."""
+        return next(entry for entry in self.entries if entry.row is row)
 
 
 def control_of(row: Row) -> str:
@@ -179,33 +185,38 @@ def control_of(row: Row) -> str:
 
 def grouped(rows: Sequence[Row]) -> tuple[Group, ...]:
     """The rows in groups that may be compared, in the order of the matrix; at most `MAX_CELLS` in all."""
-    found = list(_groups(rows).items())
+    found = _groups(rows)
     shown = found[:MAX_GROUPS]
-    quota = None if sum(len(members) for _, members in shown) <= MAX_CELLS else max(1, MAX_CELLS // len(shown))
+    quota = None if sum(map(len, shown)) <= MAX_CELLS else max(1, MAX_CELLS // len(shown))
     groups: list[Group] = []
     first = 0
-    for number, ((model, device, key, _), members) in enumerate(shown):
-        kept = members if quota is None else _foremost(members, quota)
-        entries = tuple(entry(row, first + place) for place, row in enumerate(kept))
-        first += len(entries)
-        where = next((row.figures.environment for row in kept if row.figures is not None), None)
-        groups.append(
-            Group(
-                number=number,
-                model=model,
-                device=device,
-                environment_key=key,
-                environment=where,
-                entries=entries,
-                rows=len(members),
-            )
-        )
+    for number, members in enumerate(shown):
+        groups.append(_group(number, members, first, quota))
+        first += len(groups[-1].entries)
     return tuple(groups)
 
 
 def entry(row: Row, number: int) -> Entry:
     """A row with the values that the CSV has of it, after its rounding."""
     return Entry(number=number, row=row, values={name: _as_in_csv(CSV[name](row)) for name in COLUMNS})
+
+
+def _group(number: int, members: list[Row], first: int, quota: int | None) -> Group:
+    """A group whose entries are numbered from `first` on, at most `quota` of them."""
+    advice = {goal: advise(members, Question(objective=goal)) for goal in GOALS}
+    chosen = [found.winner.row for found in advice.values() if found.winner is not None]
+    kept = members if quota is None else _foremost(members, quota, chosen)
+    measured = [row for row in members if row.figures is not None]
+    return Group(
+        number=number,
+        model=members[0].cell.model,
+        device=members[0].cell.device,
+        environment_key=measured[0].environment_key if measured else None,
+        environment=measured[0].figures.environment if measured and measured[0].figures else None,
+        entries=tuple(entry(row, first + place) for place, row in enumerate(kept)),
+        members=tuple(members),
+        advice=advice,
+    )
 
 
 def _as_in_csv(value: Value) -> Value:
@@ -215,45 +226,35 @@ def _as_in_csv(value: Value) -> Value:
     return text if isinstance(value, str) else int(text) if isinstance(value, int) else float(text)
 
 
-def _groups(rows: Sequence[Row]) -> dict[_Place, list[Row]]:
-    """By place. What was not measured goes with what was, where it could have been that."""
-    found: dict[_Place, list[Row]] = {}
+def _groups(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows of each model in each place."""
+    by_model: dict[str, list[Row]] = {}
     for row in rows:
-        if row.figures is not None:
-            found.setdefault(_place(row), []).append(row)
-    measured = list(found)
-    homes = {_place(row): _home(_place(row), measured) for row in rows if row.figures is None}
+        by_model.setdefault(row.cell.model, []).append(row)
+    found = [members for of_model in by_model.values() for members in placed(of_model).values()]
     order = {id(row): number for number, row in enumerate(rows)}
-    for row in rows:
-        if row.figures is None:
-            found.setdefault(homes[_place(row)], []).append(row)
-    for members in found.values():
-        members.sort(key=lambda row: order[id(row)])
-    return dict(sorted(found.items(), key=lambda item: order[id(item[1][0])]))
+    return sorted(found, key=lambda members: order[id(members[0])])
 
 
-def _place(row: Row) -> _Place:
-    measured_in = row.figures.environment.key if row.figures else None
-    return row.cell.model, row.cell.device, row.environment_key, measured_in
-
-
-def _home(place: _Place, measured: list[_Place]) -> _Place:
-    """The measured place of the same worker's class, else the first of the same model and device."""
-    same = [other for other in measured if other[:2] == place[:2]]
-    return next((other for other in same if other[2] == place[2]), same[0] if same else place)
-
-
-def _foremost(rows: list[Row], most: int) -> list[Row]:
-    """The rows that matter most, in the order of the matrix: front, its baselines, others, then by throughput."""
+def _foremost(rows: list[Row], most: int, chosen: Sequence[Row]) -> list[Row]:
+    """What matters most, in the matrix's order: what is recommended, the front, their baselines, then others."""
     ahead = _on_front(rows)
-    batches = {rows[number].cell.batch_size for number in ahead}
+    first = {number for number, row in enumerate(rows) if any(row is one for one in chosen)}
+    batches = {rows[number].cell.batch_size for number in ahead | first}
 
-    def rank(number: int) -> tuple[bool, bool, bool, bool, float]:
+    def rank(number: int) -> tuple[bool, bool, bool, bool, bool, float]:
         row = rows[number]
         throughput = row.figures.throughput if row.figures else None
         is_own = str(row.cell.recipe) == control_of(row)
         is_needed = is_own and row.cell.batch_size in batches
-        return not is_usable(row), number not in ahead, not is_needed, not is_own, -(throughput or 0.0)
+        return (
+            not row.is_usable,
+            number not in first,
+            number not in ahead,
+            not is_needed,
+            not is_own,
+            -(throughput or 0.0),
+        )
 
     return [rows[number] for number in sorted(sorted(range(len(rows)), key=rank)[:most])]
 
@@ -263,7 +264,7 @@ def _on_front(rows: list[Row]) -> set[int]:
     points = {
         number: (row.figures.throughput, row.figures.top1.value if row.figures.top1 else 0.0)
         for number, row in enumerate(rows)
-        if row.figures is not None and row.figures.throughput is not None and is_usable(row)
+        if row.figures is not None and row.figures.throughput is not None and row.is_usable
     }
     numbers = list(points)
     return {numbers[n] for n in front(list(points.values()), (1, 1))}

@@ -1,4 +1,3 @@
-"use strict";
 (async () => {
   const packed = Uint8Array.from(atob(document.getElementById("data").textContent), (letter) => letter.charCodeAt(0));
   const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
@@ -40,7 +39,8 @@
     for (const row of rows) {
       const cells = row.map((text, place) => {
         const cell = place ? made("td") : made("th", { scope: "row" });
-        cell.append(...breakable(String(text)));
+        // only the first column has recipes
+        cell.append(...(place ? [String(text)] : breakable(String(text))));
         return cell;
       });
       body.append(made("tr", {}, ...cells));
@@ -219,20 +219,14 @@
     select.replaceChildren(...values.map(([given, text]) => made("option", { value: given }, text)));
     if (values.some(([given]) => String(given) === String(preferred))) select.value = preferred;
   };
-  const bestBatch = (group) => {
-    const rows = data.rows.slice(group.first, group.first + group.count).filter(isUsable);
-    const best = rows.reduce((a, b) => (a && value(a, "throughput_samples_sec") >= value(b, "throughput_samples_sec") ? a : b), null);
-    return best ? value(best, "batch_size") : group.batches[0];
-  };
-  const isUsable = (row) => value(row, "verdict") !== null && value(row, "verdict") !== "INVALID";
   const view = one("#view");
   if (view && data.groups.length) {
     const { group, batch } = view.elements;
     const setGroup = () => {
       chosen.group = Number(group.value);
       const of = data.groups[chosen.group];
-      options(batch, of.batches.map((size) => [size, String(size)]), chosen.batch ?? bestBatch(of));
-      if (!of.batches.map(String).includes(batch.value)) batch.value = String(bestBatch(of));
+      options(batch, of.batches.map((size) => [size, String(size)]), chosen.batch ?? of.batch);
+      if (!of.batches.map(String).includes(batch.value)) batch.value = String(of.batch);
       chosen.batch = batch.value;
       hidden.clear();
       setAll();
@@ -247,103 +241,193 @@
     view.hidden = group.parentElement.hidden && batch.parentElement.hidden;
   } else setAll();
 
-  /* ---- the answer under the reader's limits */
+  /* ---- the answer under the reader's limits: `decide` gives it, this asks and tells */
 
   const limits = one("#limits");
-  const LESS = new Set(["latency_p50_ms", "ram_usage_mb", "vram_usage_mb", "model_size_mb", "energy_per_sample_j", "start_s"]);
-  const COSTS = ["build_time_s", "load_s", "first_call_ms", "ram_usage_mb", "vram_usage_mb", "model_size_mb", "energy_per_sample_j", "pays"];
-  const LISTED_COSTS = COSTS.map((name) => (name === "pays" ? "pays_after" : name));
-  const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
+  const MOST_LISTED = 50;
+  const BESIDE = ["throughput_samples_sec", "latency_p50_ms", "latency_p99_ms", "accuracy_top1"];
+  const COSTS = ["ram_usage_mb", "vram_usage_mb", "model_size_mb", "energy_per_sample_j", "build_time_s", "load_s", "first_call_ms"];
+  const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
+  const signed = (number) => `${number < 0 ? "−" : "+"}${Math.abs(number).toFixed(1)}`;
+  const rowOf = (found) => data.rows[found.number];
+  const named = (found) => `${value(rowOf(found), "optimization_technique")} at batch ${value(rowOf(found), "batch_size")}`;
+  const withUnit = (text, unit) => (unit ? `${text} ${unit}` : text);
 
-  const choose = () => {
+  const asked = () => {
     const form = limits.elements;
     const group = data.groups[Number(form.group.value)];
-    const tail = `${form.latency.value}${form.percentile.value}_ms`;
-    const goal = form.goal.value === "latency_p50_ms" ? `${form.latency.value}p50_ms` : form.goal.value;
-    const [most, least] = [form.most, form.least].map((field) => (field.value === "" ? null : Number(field.value)));
-    const out = { INVALID: 0, unmeasured: 0, SUSPECT: 0, untold: 0, slow: 0, unlabelled: 0, wrong: 0, aimless: 0 };
-    const left = data.rows.slice(group.first, group.first + group.count).filter((row) => {
-      const verdict = value(row, "verdict");
-      const why =
-        verdict === null ? "unmeasured"
-        : verdict === "INVALID" ? "INVALID"
-        : form.batch.value && String(value(row, "batch_size")) !== form.batch.value ? "elsewhere"
-        : verdict === "SUSPECT" && !form.suspect.checked ? "SUSPECT"
-        : most !== null && value(row, tail) === null ? "untold"
-        : most !== null && value(row, tail) > most ? "slow"
-        : least !== null && value(row, "accuracy_top1") === null ? "unlabelled"
-        : least !== null && value(row, "accuracy_top1") < least ? "wrong"
-        : value(row, goal) === null ? "aimless"
-        : null;
-      if (why) out[why] = (out[why] ?? 0) + 1;
-      return !why;
-    });
-    const sign = LESS.has(form.goal.value) ? 1 : -1;
-    left.sort((a, b) => sign * (value(a, goal) - value(b, goal)));
-    tell(group, left, out, tail, goal, least);
+    const bounds = {};
+    for (const [key, metric] of Object.entries(data.rule.metrics))
+      // 94.3 % is meant to be the same number as 0.943
+      if (form[key].value !== "") bounds[key] = Number((Number(form[key].value) / metric.factor).toPrecision(15));
+    return {
+      group,
+      batch: form.batch.value,
+      objective: form.goal.value,
+      limits: bounds,
+      suspect: form.suspect.checked,
+      price: Number(form.price.value) || null,
+      bias: group.bias[form.batch.value || "any"],
+    };
+  };
+  const rowsOf = (question) =>
+    data.basis
+      .slice(question.group.first, question.group.first + question.group.count)
+      .filter((row) => row && (!question.batch || String(value(rowOf(row), "batch_size")) === question.batch));
+
+  // the same question for the command line, which takes every cell of the run
+  const commandOf = (question) => {
+    const quoted = (text) => (/^[\w.,=+:-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`);
+    const words = ["python", "-m", "results_store", "recommend", data.run_id, "--device", question.group.device, "--model", question.group.model];
+    if (question.objective !== "throughput") words.push("--objective", question.objective);
+    if (question.batch) words.push("--batch-size", question.batch);
+    for (const [key, bound] of Object.entries(question.limits)) words.push(data.rule.metrics[key].flag, String(bound));
+    if (question.price) words.push("--price-per-hour", `${question.group.device}=${question.price}`);
+    if (question.suspect) words.push("--allow-suspect");
+    return words.map(quoted).join(" ");
   };
 
-  const told = (row, name) => `${shown(value(row, name))} ${data.columns[name].split(", ").at(-1)}`;
-  const interval = (row, name, unit = "") => {
-    const [low, high] = ["low", "high"].map((end) => value(row, `${name}_${end}${unit}`));
-    return low === null || high === null || low === undefined ? "" : ` (95 %: ${shown(low)} to ${shown(high)})`;
+  const reading = (metric, [middle, low, high]) => {
+    const scaled = (number) => shown(number * metric.factor);
+    return withUnit(low === null || high === null ? scaled(middle) : `${scaled(middle)} (${scaled(low)} to ${scaled(high)})`, metric.unit);
+  };
+  const checked = ({ limit, row, judged, miss }) => {
+    const found = row.readings[limit.key];
+    if (judged === "unknown") return `${limit.metric.name} unknown: ${found}`;
+    return `${limit.metric.name} ${reading(limit.metric, found)}, ${judged}: ${withUnit(shown(miss * limit.metric.factor), limit.metric.unit)} beyond`;
+  };
+  const bounded = (limit) => {
+    const side = limit.metric.better > 0 ? "at least" : "at most";
+    return `${limit.metric.name} ${side} ${withUnit(shown(limit.bound * limit.metric.factor), limit.metric.unit)}`;
   };
 
-  const tell = (group, left, out, tail, goal, least) => {
-    const target = one("#choice");
-    const best = left[0];
-    const reasons = [
-      [out.slow, "over the latency limit"],
-      [out.untold, `without this percentile: too few calls for it. --set percentiles=50+${tail.match(/p(\d+)_ms$/)[1]} goes on until there are enough`],
-      [out.wrong, "under the accuracy limit"],
-      [out.unlabelled, "without a top-1"],
-      [out.SUSPECT, "SUSPECT"],
-      [out.INVALID, "INVALID"],
-      [out.unmeasured, "not measured"],
-      [out.aimless, `without ${data.columns[goal]}`],
+  const keptOut = (answer, question) => {
+    const said = [];
+    for (const { limit, kept, out, alone } of answer.exclusions) {
+      if (!out.length) continue;
+      const judged = ["missed", "uncertain", "unknown"].map((how) => [out.filter((check) => check.judged === how).length, how]);
+      const counted = judged.filter(([number]) => number).map(([number, how]) => `${number} ${how}`).join(", ");
+      const unknown = out.find((check) => check.judged === "unknown");
+      const why = unknown ? ` Unknown: ${unknown.row.readings[limit.key]}.` : "";
+      const what = limit.bound === null ? `${limit.metric.name} is not known of` : `${bounded(limit)} leaves out`;
+      said.push(`${what} ${out.length} of ${count(out.length + kept, "cell")} (${counted})${limit.bound === null ? "" : `, ${alone} of them alone`}.${why}`);
+    }
+    const { group, batch } = question;
+    const others = data.rows.slice(group.first, group.first + group.count).filter((row) => !batch || String(value(row, "batch_size")) === batch);
+    const invalid = others.filter((row) => value(row, "verdict") === "INVALID").length;
+    const unmeasured = others.filter((row) => value(row, "verdict") === null).length;
+    if (invalid) said.push(`${count(invalid, "cell")} INVALID, never recommended.`);
+    if (unmeasured) said.push(`${count(unmeasured, "cell")} not measured.`);
+    if (answer.passedOver) said.push(`${count(answer.passedOver, "cell")} SUSPECT and passed over, because others are VALID.`);
+    return said;
+  };
+  const list = (texts) => made("ul", { className: "prose fine" }, ...texts.map((text) => made("li", {}, ...breakable(text))));
+
+  const standing = ({ standing: found, middle, low, high }) => {
+    if (middle === undefined) return found;
+    const [percent, from, to] = [middle, low, high].map((log) => signed(100 * Math.expm1(log)));
+    return `${found}: ${percent} % (${from} to ${to})`;
+  };
+  const beside = (answer, question) => {
+    const counted = (found) => answer.candidates.filter((one) => one.standing === found).length;
+    if (!answer.candidates.length) return "It is the only cell that keeps these limits.";
+    const level = answer.told ? `, at ${Number((100 * answer.confidence).toPrecision(4))} % each` : "";
+    const unknown = answer.candidates.find((one) => one.reason);
+    const parts = [
+      [counted("worse"), "found worse"],
+      [counted("no difference found"), "tie with it: no difference found"],
+      [counted("better"), "better by their repeats, though not by the estimate"],
+      [counted("cannot be told"), `cannot be told from it${unknown ? ` (${unknown.reason})` : ""}`],
     ].filter(([number]) => number);
-    const excluded = reasons.length ? made("p", { className: "fine" }, `Left out: ${reasons.map(([number, why]) => `${count(number, "row")} ${why}`).join("; ")}.`) : "";
-    if (!best) {
-      target.replaceChildren(made("p", { className: "sentence" }, `Nothing measured for ${group.title} keeps these limits.`), excluded);
+    const { takes } = data.rule.objectives[question.objective];
+    return `Of ${count(answer.candidates.length, "other cell")} that could be chosen, by ${takes}${level}: ${parts.map(([number, what]) => `${number} ${what}`).join("; ")}.`;
+  };
+
+  const costOf = (found, question) => {
+    const speed = found.readings.min_throughput;
+    return question.price && Array.isArray(speed) ? shown((1e6 / speed[0] / 3600) * question.price) : "";
+  };
+  const bill = (found, question) => {
+    const costs = made("dl", { className: "costs" });
+    const add = (what, text) => costs.append(made("div", {}, made("dt", {}, what), made("dd", {}, text)));
+    if (question.price) add("per million samples", costOf(found, question));
+    for (const name of COSTS) if (value(rowOf(found), name) !== null) add(data.columns[name], shown(value(rowOf(found), name)));
+    if (value(rowOf(found), "pays") !== null) add(data.columns.pays, value(rowOf(found), "pays"));
+    return costs;
+  };
+
+  const ranking = (answer, question) => {
+    const every = [{ row: answer.winner, standing: "the best" }, ...answer.candidates].slice(0, MOST_LISTED);
+    const bounds = Object.keys(question.limits).map((key) => data.rule.metrics[key].column).filter(Boolean);
+    const [first, size, ...rest] = ["optimization_technique", ...new Set(["batch_size", ...BESIDE, ...bounds, ...COSTS, "pays_after", "verdict"])]
+      .filter((name) => every.some(({ row }) => value(rowOf(row), name) !== null));
+    const priced = question.price ? ["per million samples"] : [];
+    const rows = every.map((one) => [
+      ...[first, size].map((name) => shown(value(rowOf(one.row), name))), standing(one), ...(question.price ? [costOf(one.row, question)] : []),
+      ...rest.map((name) => inWords(name, value(rowOf(one.row), name)))]);
+    const headings = [data.columns[first], data.columns[size], "beside the best", ...priced, ...rest.map((name) => data.columns[name])];
+    return made("div", { className: "scroll tall", tabIndex: 0, role: "region", "aria-label": "What keeps these limits" },
+      table(headings, rows, "What keeps these limits, the best first"));
+  };
+
+  const sentenceOf = ({ winner }, question) => {
+    const found = winner.readings;
+    const keys = ["min_throughput", "max_p50_ms", "max_p99_ms", "min_top1", ...Object.keys(question.limits)];
+    const told = [...new Set(keys)].filter((key) => Array.isArray(found[key])).map((key) => `${data.rule.metrics[key].name} ${reading(data.rule.metrics[key], found[key])}`);
+    return `Deploy ${named(winner)} on ${question.group.device}: ${told.join(", ")}.`;
+  };
+  const doubts = ({ winner }, question) => [
+    winner.is_valid ? "" : `This row is SUSPECT${question.suspect ? "" : ": nothing VALID keeps these limits"}; why stands under “What is doubted or missing”.`,
+    value(rowOf(winner), "repeats_measured") < data.rule.min_repeats
+      ? `It was measured in ${count(value(rowOf(winner), "repeats_measured"), "repeat")}, which claims no difference between recipes; the standard protocol measures ten.`
+      : "",
+  ].filter(Boolean).map((text) => made("p", { className: "notice" }, text));
+
+  const tell = (answer, question) => {
+    const title = question.group.title;
+    const out = keptOut(answer, question);
+    const whole = question.group.rows > question.group.count ? `This page has ${question.group.count} of ${count(question.group.rows, "cell")}; this command takes all: ` : "The same question for the command line: ";
+    const again = made("p", { className: "fine" }, whole, made("code", {}, commandOf(question)));
+    if (!answer.winner) {
+      const near = answer.nearest ? `The nearest is ${named(answer.nearest.row)}: ${answer.nearest.failed.map(checked).join("; ")}.` : "Nothing was measured that can be trusted.";
+      one("#choice").replaceChildren(
+        made("p", { className: "sentence" }, `Nothing to deploy for ${title} under these limits.`), made("p", {}, ...breakable(near)), list(out), again);
       return;
     }
-    const doubt = value(best, "verdict") === "SUSPECT" ? " This row is SUSPECT: see its reason below." : "";
-    const right = value(best, "accuracy_top1") === null ? "" : `, top-1 ${shown(value(best, "accuracy_top1"))} %${interval(best, "accuracy_top1")}`;
-    const unsure = least !== null && value(best, "accuracy_top1_low") < least ? " The low end of its accuracy's interval is under your limit." : "";
-    const late = tail.endsWith("p50_ms") || value(best, tail) === null ? "" : `, ${told(best, tail)} at ${tail.match(/p\d+/)[0]}`;
-    const sentence = made("p", { className: "sentence" }, ...breakable(
-      `Deploy ${value(best, "optimization_technique")} at batch ${value(best, "batch_size")} on ${value(best, "device")}: ` +
-      `${shown(value(best, "throughput_samples_sec"))} samples/s, ${shown(value(best, "latency_p50_ms"))} ms per batch` +
-      `${interval(best, "latency_p50", "_ms")}${late}${right}.${doubt}${unsure}`));
-    const costs = made("dl", { className: "costs" });
-    for (const name of COSTS) {
-      const found = value(best, name);
-      if (found !== null) costs.append(made("div", {}, made("dt", {}, data.columns[name]), made("dd", {}, shown(found))));
+    const all = 1 + answer.candidates.length;
+    const listed = all > MOST_LISTED ? ` The first ${MOST_LISTED} of ${all}:` : "";
+    one("#choice").replaceChildren(
+      made("p", { className: "sentence" }, ...breakable(sentenceOf(answer, question))), ...doubts(answer, question),
+      made("h3", {}, "What it costs"), bill(answer.winner, question),
+      made("h3", {}, "What else keeps these limits"), made("p", {}, `${beside(answer, question)}${listed}`), ranking(answer, question),
+      ...(out.length ? [made("h3", {}, "What does not"), list(out)] : []), again);
+  };
+
+  const choose = () => {
+    const wrong = [...limits.elements].filter((field) => !field.checkValidity());
+    if (wrong.length) {
+      const said = wrong.map((field) => `${field.parentElement.firstChild.textContent.trim()}: ${field.validationMessage}`);
+      one("#choice").replaceChildren(made("p", { className: "notice" }, said.join(" ")));
+      return;
     }
-    const columns = [...new Set(["optimization_technique", "batch_size", goal, "throughput_samples_sec", "latency_p50_ms", tail, "accuracy_top1", ...LISTED_COSTS, "verdict"])]
-      .filter((name) => left.some((row) => value(row, name) !== null));
-    const rows = left.slice(0, 10).map((row) => columns.map((name) => inWords(name, value(row, name))));
-    const region = made("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "What keeps these limits" },
-      table(columns.map((name) => data.columns[name]), rows, "What keeps these limits, the best first"));
-    target.replaceChildren(sentence, costs,
-      made("p", {}, `${count(left.length, "row")} ${left.length === 1 ? "keeps" : "keep"} these limits; the best ${Math.min(10, left.length)}:`), region, excluded);
+    const question = asked();
+    tell(decide(data.rule, rowsOf(question), question), question);
   };
 
   if (limits && data.groups.length) {
     const form = limits.elements;
+    data.basis.forEach((row, number) => { if (row) row.number = number; });
     const setBatches = () => {
       const group = data.groups[Number(form.group.value)];
       options(form.batch, [["", "any"], ...group.batches.map((size) => [size, String(size)])], form.batch.value);
     };
-    const rows = data.rows.filter(isUsable);
-    // the highest percentile that this run states
-    const told = ["p99", "p95", "p90", "p50"].find((name) => rows.some((row) => value(row, `latency_${name}_ms`) !== null));
-    if (told) form.percentile.value = told;
-    for (const option of form.goal.options)
-      option.disabled = !rows.some((row) => value(row, option.value) !== null);
+    for (const option of form.goal.options) {
+      const { metric } = data.rule.objectives[option.value];
+      option.disabled = !data.basis.some((row) => row && Array.isArray(row.readings[metric]));
+    }
     form.group.parentElement.hidden = data.groups.length < 2;
     setBatches();
-    form.group.addEventListener("change", setBatches);
+    form.group.addEventListener("input", setBatches);
     limits.addEventListener("input", choose);
     limits.addEventListener("submit", (event) => event.preventDefault());
     limits.hidden = false;
@@ -354,7 +438,7 @@
 
   const every = one("#all");
   if (every) {
-    const NOT_SHOWN = new Set(["latency_p50_low_ms", "latency_p50_high_ms", "speedup_low", "speedup_high", "accuracy_top1_low", "accuracy_top1_high"]);
+    const NOT_SHOWN = new Set(["latency_p50_low_ms", "latency_p50_high_ms", "latency_p99_low_ms", "latency_p99_high_ms", "speedup_low", "speedup_high", "accuracy_top1_low", "accuracy_top1_high"]);
     const columns = ["optimization_technique", ...names.filter((name) => name !== "optimization_technique" && !NOT_SHOWN.has(name) && data.rows.some((row) => value(row, name) !== null))];
     const list = () => {
       const words = one("#find").value.toLowerCase().split(/\s+/).filter(Boolean);

@@ -22,7 +22,7 @@ from plotly.offline import get_plotlyjs
 from farm.measurement import Environment
 from results_store.collate import Answer, Collated, Row
 from results_store.exporters import _whole, profiles
-from results_store.report import charts, doubts
+from results_store.report import basis, charts, doubts
 from results_store.report.answer import answer, number
 from results_store.report.cells import COLUMNS, MAX_CELLS, Entry, Group, grouped
 from results_store.report.costs import Pays, break_even, start_s
@@ -49,6 +49,13 @@ def write(collated: Collated, path: Path) -> None:
     data = {
         "columns": {**COLUMNS, **DERIVED},
         "rows": [_data_row(entry, group) for group in groups for entry in group.entries],
+        "basis": [
+            found
+            for group in groups
+            for found in basis.of_rows(group.members, [entry.row for entry in group.entries])
+        ],
+        "rule": basis.rule(),
+        "run_id": collated.run_id,
         "groups": [_data_group(group, found) for group, found in zip(groups, figures, strict=True)],
         "run": {"drift": {"*": asdict(charts.drift(observed.drifts))}},
         **charts.SCHEME,
@@ -59,6 +66,8 @@ def write(collated: Collated, path: Path) -> None:
         "facts": _facts(collated.rows),
         "answers": [answer(group) for group in groups],
         "groups": groups,
+        "goals": basis.GOALS,
+        "limits": basis.limits(collated.rows),
         "matrices": [_matrix(group) for group in groups],
         "kinds": doubts.kinds(collated.rows),
         "aa": _aa(groups),
@@ -81,7 +90,7 @@ def save(template: str, path: Path, data: Mapping[str, Any], context: Mapping[st
         data: what the page's script reads: values of JSON, numbers finite.
         context: what the template reads beside that; every text in it is escaped.
     """
-    scripts = {"plotly": get_plotlyjs(), "script": _beside("page.js")}
+    scripts = {"plotly": get_plotlyjs(), "script": _beside("decide.js") + _beside("page.js")}
     whole = {
         **context,
         **scripts,
@@ -140,13 +149,24 @@ def _data_row(entry: Entry, group: Group) -> list[Any]:
     return [*entry.values.values(), *derived]
 
 
+def _first_shown(group: Group) -> int | None:
+    """The batch size that the charts show at first: that of what has the most throughput."""
+    winner = group.advice["throughput"].winner
+    return winner.row.cell.batch_size if winner else next(iter(group.batches), None)
+
+
 def _data_group(group: Group, found: Mapping[str, Mapping[str, charts.Chart]]) -> dict[str, Any]:
     return {
         "title": group.title,
         "place": group.place,
+        "model": group.model,
+        "device": group.device,
         "batches": group.batches,
+        "batch": _first_shown(group),
+        "bias": basis.bias(group.members, group.batches),
         "first": group.entries[0].number if group.entries else 0,
         "count": len(group.entries),
+        "rows": len(group.members),
         "charts": {
             name: {batch: asdict(chart) for batch, chart in by_batch.items()} for name, by_batch in found.items()
         },
@@ -237,7 +257,7 @@ def _aa(groups: Iterable[Group]) -> list[tuple[Group, Entry]]:
         (group, entry)
         for group in groups
         for entry in group.entries
-        if entry.values["control"] == entry.recipe and entry.figure("speedup") is not None
+        if entry.is_usable and entry.values["control"] == entry.recipe and entry.figure("speedup") is not None
     ]
 
 

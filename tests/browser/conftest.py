@@ -1,40 +1,29 @@
-"""A real browser for the tests of pages: Chromium without a window."""
+"""A real browser for the tests of pages."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
-from selenium.webdriver import Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Service
+from selenium.webdriver import Chrome
 
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+from farm.errors import BadInput
+from tests import browsers
+
 #: Where this is set a missing browser is a failure: `.ci/run` sets it, and installs one.
 NEEDED = "FARM_TESTS_NEED_BROWSER"
 
 
 @pytest.fixture(scope="session")
 def chrome() -> Iterator[Chrome]:
-    """One browser for all tests; it logs what it asks the network for."""
-    browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
-    driver = shutil.which("chromedriver")
-    if browser is None or driver is None:
-        why = "needs Chromium and its driver: apt-get install chromium chromium-driver"
-        if os.environ.get(NEEDED):
-            pytest.fail(why)
-        pytest.skip(why)
-    options = ChromeOptions()
-    options.binary_location = browser
-    # a container's root has no sandbox, and its /dev/shm is small; the pages are our own
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    started = Chrome(options=options, service=Service(executable_path=driver))
-    try:
-        started.set_page_load_timeout(120)
-        started.set_script_timeout(120)
+    """One browser for all tests."""
+    with ExitStack() as undo:
+        try:
+            started = undo.enter_context(browsers.chromium())
+        except BadInput as error:
+            if os.environ.get(NEEDED):
+                pytest.fail(str(error))
+            pytest.skip(str(error))
         yield started
-    finally:
-        started.quit()

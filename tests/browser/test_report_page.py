@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,15 @@ from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from farm.spec import JobSpec
+from results_store import question as asking
 from results_store.collate import Collated, export
 from results_store.compare import compare
-from results_store.report import charts, compared
+from results_store.constraints import METRICS
+from results_store.question import OBJECTIVES, Question
+from results_store.recommend import Advice, Standing, recommend
+from results_store.report import basis, charts, compared
 from tests import factories, reports
-from tests.reports import Page, bare, collated, mixed, plausible
+from tests.reports import Page, bare, collated, mixed, plausible, varied
 
 WIDTHS = (360, 768, 1440)
 #: What a page may ask for: itself, and what it has in it.
@@ -59,9 +65,13 @@ return [...texts].filter((text) => {
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run() -> Collated:
     """A run with everything in it: INVALID, SUSPECT and missing cells, intervals, drift, two devices."""
-    run = collated(mixed, repeats=3, devices=("cpu", "cuda"))
+    return collated(mixed, repeats=3, devices=("cpu", "cuda"))
+
+
+@pytest.fixture(scope="module")
+def report(run: Collated, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export(run, tmp_path_factory.mktemp("report"), "report")
 
 
@@ -173,37 +183,143 @@ def test_charts_follow_the_scheme_also_when_it_changes(chrome: Chrome, report: P
     until(chrome, f"{colour} === {charts.DARK[light]!r}")
 
 
-def test_a_stranger_finds_what_to_deploy_under_limits_and_what_it_costs(chrome: Chrome, report: Path) -> None:
+#: Fills in the form as a reader does, and reads what is answered.
+ASK = """
+const [fields, isSuspect] = arguments;
+const form = document.querySelector("#limits");
+for (const field of form.elements) if (field.type === "number") field.value = "";
+for (const [name, value] of Object.entries(fields)) {
+  form.elements[name].value = value;
+  form.elements[name].dispatchEvent(new Event("input", {bubbles: true}));
+}
+form.elements.suspect.checked = isSuspect;
+form.dispatchEvent(new Event("input"));
+const choice = document.querySelector("#choice");
+return {
+  sentence: choice.querySelector(".sentence")?.textContent ?? "",
+  rows: [...choice.querySelectorAll("tbody tr")]
+    .map((row) => [...row.cells].slice(0, 3).map((cell) => cell.textContent)),
+  text: choice.textContent,
+}
+"""
+
+
+def ask(chrome: Chrome, fields: dict[str, str], is_suspect: bool = False) -> dict[str, Any]:
+    given = {"batch": "", "goal": "throughput", **fields}
+    return dict(chrome.execute_script(ASK, given, is_suspect))
+
+
+def test_a_stranger_finds_what_to_deploy_under_limits_and_what_it_costs(
+    chrome: Chrome, report: Path, run: Collated
+) -> None:
     opened(chrome, report)
-    fields = {"percentile": "p99", "most": "30", "least": "94"}
-    for name, value in fields.items():
-        chrome.execute_script(
-            "const field = document.querySelector('#limits').elements[arguments[0]]; field.value = arguments[1];"
-            "field.dispatchEvent(new Event('input', {bubbles: true}))",
-            name,
-            value,
-        )
-    kept = [
-        r
-        for r in Page(report).records
-        if r["device"] == "cpu"
-        and r["verdict"] in ("VALID", "SUSPECT")
-        and (r["latency_p99_ms"] or 1e9) <= 30
-        and (r["accuracy_top1"] or 0) >= 94
-    ]
-    best = max(kept, key=lambda r: r["throughput_samples_sec"])
-    said = chrome.execute_script("return document.querySelector('#choice').innerText")
-    assert f"Deploy {best['optimization_technique']} at batch {best['batch_size']} on cpu" in said
-    assert "over the latency limit" in said
-    assert "under the accuracy limit" in said
-    assert "INVALID" in said
-    for cost in ("build, s", "RAM, MiB", "size, MiB", "pays off"):
-        assert cost in said
-    chrome.execute_script(
-        "const field = document.querySelector('#limits').elements.most; field.value = '0.001';"
-        "field.dispatchEvent(new Event('input', {bubbles: true}))"
+    found = ask(chrome, {"max_p99_ms": "30", "min_top1": "92", "price": "0.1"})
+    wanted = asking.question(
+        objective="throughput", bounds={"max_p99_ms": 30, "min_top1": 0.92}, devices=["cpu"], prices=["cpu=0.1"]
     )
-    assert "keeps these limits" in chrome.execute_script("return document.querySelector('#choice').innerText")
+    [advice] = recommend(run.rows, wanted).advice
+    assert advice.winner is not None
+    cell = advice.winner.row.cell
+    assert found["sentence"].startswith(f"Deploy {cell.recipe} at batch {cell.batch_size} on cpu: throughput ")
+    for part in ("p99 latency at most 30 ms leaves out", "of them alone", "never recommended", "not measured"):
+        assert part in found["text"]
+    for cost in ("RAM, MiB", "size, MiB", "load, s", "pays off", "per million samples"):
+        assert cost in found["text"]
+    assert f"{advice.cost:.4g}" in found["text"]
+    assert (
+        f"recommend {run.run_id} --device cpu --model densenet121 --max-p99-ms 30 --min-top1 0.92 "
+        "--price-per-hour cpu=0.1"
+    ) in found["text"]
+    nothing = ask(chrome, {"max_p99_ms": "0.001"})
+    assert nothing["sentence"] == "Nothing to deploy for densenet121 on cpu under these limits."
+    assert "The nearest is" in nothing["text"]
+    refused = ask(chrome, {"min_top1": "101"})
+    assert refused["text"].startswith("top-1 at least, %: ")
+
+
+#: So many questions are asked of the page and of `recommend`.
+QUESTIONS = 60
+
+
+@pytest.fixture(scope="module")
+def many_kinds() -> Collated:
+    """Cells that tie, that are INVALID or SUSPECT, without accuracy, energy, p99 or a live control."""
+    return collated(varied, repeats=4, devices=("cpu", "cuda"))
+
+
+def test_the_page_answers_as_recommend_does(chrome: Chrome, many_kinds: Collated, tmp_path: Path) -> None:
+    opened(chrome, export(many_kinds, tmp_path, "report"))
+    groups = Page(tmp_path / "report.html").data["groups"]
+    kinds = dict.fromkeys(("nothing", "ties", "unknown", "worse", "alone", "passed over", "suspect"), 0)
+    for seed in range(QUESTIONS):
+        fields, wanted = _asked(many_kinds, random.Random(seed))
+        [group] = [n for n, group in enumerate(groups) if group["device"] == wanted.devices[0]]
+        [advice] = recommend(many_kinds.rows, wanted).advice
+        found = ask(chrome, {"group": str(group), **fields}, wanted.allow_suspect)
+        _require_equal(found, advice, f"seed {seed}: {fields}, {wanted}")
+        ties = [one.standing for one in advice.ties]
+        kinds["nothing"] += advice.winner is None
+        kinds["ties"] += Standing.TIES in ties
+        kinds["unknown"] += Standing.UNKNOWN in ties
+        kinds["worse"] += any(one.standing is Standing.WORSE for one in advice.candidates)
+        kinds["alone"] += any(exclusion.alone for exclusion in advice.exclusions)
+        kinds["passed over"] += bool(advice.passed_over)
+        kinds["suspect"] += any(note.startswith("The winner is SUSPECT") for note in advice.notes)
+    # else they would not have been asked what there is to ask
+    assert min(kinds.values()) > 0, kinds
+
+
+def _asked(run: Collated, draw: random.Random) -> tuple[dict[str, str], Question]:
+    """A question as it is typed into the page, and for `recommend`; bounds lie at and beside real figures."""
+    device = draw.choice(("cpu", "cuda"))
+    rows = [row for row in run.rows if row.cell.device == device and row.is_usable]
+    metrics = draw.sample(list(METRICS.values()), draw.choice((0, 1, 1, 2, 2, 3)))
+    typed: dict[str, str] = {}
+    bounds: dict[str, float] = {}
+    for metric in metrics:
+        known = [reading for row in rows if (reading := metric.reading(row)).value is not None]
+        if not known:
+            continue
+        reading = draw.choice(known)
+        end = draw.choice([end for end in (reading.value, reading.low, reading.high) if end is not None])
+        factor = 100 if metric.most == 1 else 1
+        text = f"{end * factor * draw.choice((0.97, 1, 1, 1.03)):.4g}"
+        bound = float(f"{float(text) / factor:.15g}")
+        if metric.least <= bound <= metric.most and "e" not in text:
+            typed[metric.key], bounds[metric.key] = text, bound
+    size = draw.choice(("", "", "1", "8", "32"))
+    wanted = asking.question(
+        objective=draw.choice(list(basis.GOALS)),
+        bounds={key: bounds.get(key) for key in METRICS},
+        devices=[device],
+        batch_sizes=[size] if size else [],
+        models=["densenet121"],
+        allow_suspect=draw.random() < 0.3,
+    )
+    assert wanted.objective in OBJECTIVES
+    return {"batch": size, "goal": wanted.objective, **typed}, wanted
+
+
+def _require_equal(found: dict[str, Any], advice: Advice, asked: str) -> None:
+    told = [(recipe, int(batch), standing.partition(":")[0]) for recipe, batch, standing in found["rows"]]
+    expected = [
+        (
+            str(one.row.cell.recipe),
+            one.row.cell.batch_size,
+            "the best" if one is advice.winner else str(one.standing),
+        )
+        for one in advice.candidates
+    ]
+    assert told == expected, asked
+    left_out = re.findall(r"leaves out (\d+) of (\d+) cells? \(.*?\), (\d+) of them alone", found["text"])
+    assert [tuple(map(int, counts)) for counts in left_out] == [
+        (len(exclusion.checks), exclusion.kept + len(exclusion.checks), exclusion.alone)
+        for exclusion in advice.exclusions
+        if exclusion.constraint.bound is not None and exclusion.checks
+    ], asked
+    if advice.winner is None and advice.nearest:
+        cell = advice.nearest[0].row.cell
+        assert f"The nearest is {cell.recipe} at batch {cell.batch_size}: " in found["text"], asked
 
 
 def test_the_charts_show_the_device_and_the_batch_size_that_are_chosen(chrome: Chrome, report: Path) -> None:

@@ -336,6 +336,21 @@ def test_accuracy_of_few_samples_says_that_the_first_repeat_was_not_measured(sto
     assert "the first repeat" in row["missing"]
 
 
+def test_rows_share_what_they_say_alike(store: Store) -> None:
+    run = factories.submitted(store, batch_sizes=(1, 8))
+    while (claim := store.claim("cpu@alpha")) is not None:
+        built = {"kernels": ["conv", "relu"], "of": f"batch {claim.spec.batch_size}"}
+        store.finish(claim, factories.ok(claim, evidence={"dtype": "float32", "build": built}, missing={"a": "b"}))
+    one, other = (row.figures for row in collate(store, run).rows)
+    assert one is not None
+    assert other is not None
+    assert one.environment is other.environment
+    assert one.missing is other.missing
+    assert one.evidence["build"] == {"kernels": ["conv", "relu"], "of": "batch 1"}
+    assert other.evidence["build"]["of"] == "batch 8"
+    assert one.evidence["build"]["kernels"] is other.evidence["build"]["kernels"]
+
+
 def test_what_lies_between_controls_that_differ_is_suspect_and_controls_are_no_rows(
     store: Store, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import claims, export_rows, loads, submission
+from benchmarks import claims, decisions, export_rows, loads, submission
 from benchmarks.claims import Asked, Claimed
 from benchmarks.export_rows import Exported
 from benchmarks.figures import Figure
@@ -104,6 +104,25 @@ def test_an_export_that_grows_or_loses_rows_falls_short() -> None:
     assert short(replace(more, cpu_s=1251.0)) == ["exported: processor time for a job, of 1,000,000 ÷ of fewer"]
 
 
+def test_a_decision_that_takes_too_much_or_loses_cells_falls_short() -> None:
+    less = decisions.Done(cells=5000, seconds=1.0, peak_bytes=200 * loads.MIB, bytes=10**6, counted=5000)
+    more = replace(less, cells=100_000, counted=100_000, peak_bytes=decisions.MOST_MIB * loads.MIB)
+
+    def short(found: decisions.Done) -> set[str]:
+        both = [dict.fromkeys(decisions.COMMANDS, done) for done in (less, found)]
+        return {name.partition(": ")[2] for name in missed(decisions.figures(both[0], both[1], 100_000))}
+
+    assert short(more) == set()
+    assert short(replace(more, peak_bytes=(decisions.MOST_MIB + 1) * loads.MIB)) == {"memory for 100,000 cells"}
+    assert short(replace(more, counted=99_999)) == {"cells"}
+    assert short(replace(more, bytes=11 * 10**6)) == {"what comes out of 100,000 cells"}
+
+
+def test_the_matrix_of_decisions_has_as_many_cells_as_asked_for() -> None:
+    assert len(decisions.matrix(decisions.FEW).cells()) == decisions.FEW == 5000
+    assert decisions.cells("100000") == 100_000
+
+
 def test_a_process_apart_tells_its_own_memory_and_not_that_of_others() -> None:
     length, peak = loads.apart(len, b"x" * (256 << 20))
     _, less = loads.apart(len, b"")
@@ -119,6 +138,7 @@ def test_a_process_apart_tells_its_own_memory_and_not_that_of_others() -> None:
         ("submission", ("--jobs", "40", "--served", "41"), "at most all 40 jobs"),
         ("claims", ("--claimants", "0"), "at least one"),
         ("export_rows", ("--rows", "10"), "no multiple of 4,000"),
+        ("decisions", ("--cells", "10"), "no multiple of 1,250 from 5,000"),
         ("load", ("--only", "claim"), "possible: submission, claims, export_rows"),
     ],
 )

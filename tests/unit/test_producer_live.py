@@ -79,6 +79,22 @@ def test_a_farm_of_many_workers_fits_a_screen() -> None:
     assert "… and 89 more" in "".join(lines)
 
 
+def test_on_a_narrow_terminal_lines_stay_lines_and_the_sparkline_is_whole() -> None:
+    seen = live.Seen()
+    seen.medians["densenet121_amp batch 8 cpu"].extend([0.010, 0.011, 0.020])
+    workers = [factories.worker("cpu@alpha"), factories.worker("cpu@beta", device_model="A processor " * 5)]
+
+    def table(width: int) -> list[str]:
+        lines = printed(live.drawn(made(), workers, seen), width=width).splitlines()
+        [first] = [number for number, line in enumerate(lines) if line.startswith("worker")]
+        return lines[first:]
+
+    assert len(table(80)) == len(table(200)) == 3
+    assert max(map(len, table(80))) <= 80
+    assert "▁▂█ 20" in table(80)[1]
+    assert "…" in table(80)[2]
+
+
 def test_names_that_look_like_markup_are_shown_as_they_are() -> None:
     text = printed(live.drawn(made(running=(("[red]job #1", "[bold]worker", 990.0),))))
     assert "[red]job" in text

@@ -478,16 +478,31 @@ def test_the_answer_reads_as_before(name: str) -> None:
     assert text == golden.read_text()
 
 
-def test_very_many_cells_are_counted_for_people_and_named_for_programs() -> None:
+def test_very_many_cells_are_counted_and_the_first_are_named() -> None:
     given = [rows.row("amp", batch_size=n + 1, p50_ms=n + 1.0, seed=n) for n in range(40)]
-    text = shown(given, asked(max_p50_ms=20))
-    assert "and 9 more, which are in --json" in text or "more, which are in --json" in text
+    wanted = asked(max_p50_ms=20)
+    text = shown(given, wanted)
+    assert "and 9 more (--listed 21 names them)" in text
     assert len(text.splitlines()) < 60
-    found = recommend_table.as_json("run", recommend(given, asked(max_p50_ms=20)))
-    [device] = found["devices"]
+    [device] = recommend_table.as_json("run", recommend(given, wanted), most=5)["devices"]
     [exclusion] = device["excluded"]
-    assert exclusion["excluded"] == len(exclusion["cells"]) > 15
-    assert 1 + len(device["others"]) + len(exclusion["cells"]) == 40
+    assert (exclusion["excluded"], len(exclusion["cells"])) == (21, 5)
+    # those that miss by least
+    assert [cell["batch_size"] for cell in exclusion["cells"]] == [20, 21, 22, 23, 24]
+    assert device["candidates"] + exclusion["excluded"] == 40
+    [whole] = recommend_table.as_json("run", recommend(given, wanted), most=40)["devices"]
+    assert len(whole["excluded"][0]["cells"]) == 21
+
+
+def test_what_ties_is_bounded_too() -> None:
+    given = [rows.row("amp", batch_size=n + 1, repeats=1, level=Level.VALID) for n in range(40)]
+    given += [rows.row("baseline", batch_size=n + 1, level=Level.INVALID) for n in range(40)]
+    given += [rows.unmeasured("bf16", batch_size=n + 1) for n in range(40)]
+    [device] = recommend_table.as_json("run", recommend(given, asked()), most=3)["devices"]
+    for name, count in {"ties": 39, "invalid": 40, "unmeasured": 40, "passed_over": 0}.items():
+        assert (len(device[name]), device[f"{name}_count"]) == (min(count, 3), count)
+    assert device["ties"][0]["standing"] == "cannot be told"
+    assert device["pareto"][0]["cell_key"] == device["winner"]["cell_key"]
 
 
 def test_the_figures_of_the_json_are_those_of_the_csv() -> None:
@@ -549,7 +564,7 @@ def test_the_command_recommends_from_a_store(store: Store, command_line: CliRunn
     assert "python -m producer submit-matrix --models densenet121 --optimizations baseline" in done.stdout
     as_json = command_line.invoke(app, ["recommend", run, "--batch-size", "1", "--json"])
     [device] = json.loads(as_json.stdout)["devices"]
-    assert (device["winner"]["batch_size"], device["cells"], device["others"]) == (1, 2, [])
+    assert (device["winner"]["batch_size"], device["cells"], device["candidates"]) == (1, 2, 1)
 
 
 def test_exit_code_4_says_that_nothing_is_feasible(store: Store, command_line: CliRunner) -> None:
