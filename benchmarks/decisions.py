@@ -60,7 +60,7 @@ BATCHES = tuple(range(1, 51))
 FEW = 4 * len(RECIPES) * len(BATCHES)
 CALLS = 70
 
-MOST_MIB = 1280
+MOST_MIB = 1024
 #: What is printed and written may be at most so large, however many cells there are.
 JSON_MIB, PAGE_MB = 2, 10
 

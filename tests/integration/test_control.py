@@ -8,8 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from farm.errors import ControlDied, OutOfMemory
 from farm.measurement import Measurement
 from farm.settings import Settings
 from farm.spec import JobSpec, Protocol, job
+from tests.redis_servers import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOCOL = Protocol(
@@ -81,13 +80,6 @@ def small(recipe: str, **fields: Any) -> JobSpec:
 def controls() -> list[psutil.Process]:
     """Those that were started by this process, which other tests may have left children of theirs."""
     return [process for process in psutil.Process().children() if "farm.control" in process.cmdline()]
-
-
-def eventually(true: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 5
-    while not true() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return true()
 
 
 def forking(program: str, settings: Settings) -> subprocess.Popen[str]:
@@ -180,7 +172,7 @@ def test_when_the_measuring_process_is_killed_its_control_ends(
         assert leader.stdout.readline() == "ready\n"
         [live] = psutil.Process(leader.pid).children()
         leader.kill()
-        assert eventually(lambda: not live.is_running() or live.status() == psutil.STATUS_ZOMBIE)
+        eventually(lambda: not live.is_running() or live.status() == psutil.STATUS_ZOMBIE, within_s=5)
 
 
 def out_of_memory(spec: JobSpec, settings: Settings) -> LiveControl:

@@ -12,8 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import pytest
 from farm import building
 from farm.settings import Settings
 from farm.spec import job
+from tests.redis_servers import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -160,16 +160,6 @@ def test_a_busy_process_on_one_of_the_measurements_processors_contaminates_it(be
         assert found.has("contaminated", "others had")
 
 
-def eventually(found: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        value = found()
-        if value:
-            return value
-        time.sleep(0.01)
-    raise AssertionError("it did not happen within a minute")
-
-
 #: Takes 20 ms a call and says in a file when it was called so often that it is in the first of its timed windows.
 SLOW = """
     import os, time
@@ -193,7 +183,7 @@ def test_a_process_that_was_stopped_in_mid_window_is_suspect(
     flag = tmp_path / "in-window"
     monkeypatch.setenv("IN_WINDOW", str(flag))
     process = bench.start("--recipe", "slow", "--batch-size", "1", sets=("min_s=3", "max_s=3"))
-    eventually(flag.exists)
+    eventually(flag.exists, within_s=60)
     process.send_signal(signal.SIGSTOP)
     waking = threading.Timer(2.0, lambda: process.send_signal(signal.SIGCONT))
     waking.start()
