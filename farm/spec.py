@@ -114,7 +114,8 @@ class Protocol(Value):
     #: Each of the two figures (device, end to end) is measured at least so long and so often …
     min_s: float = Field(default=2.0, ge=0)
     min_calls: int = Field(default=11, ge=1)
-    #: … then until the median's interval is narrower than this (half-width ÷ median) or time is up.
+    #: … then until the median's interval is narrower than this (half-width ÷ median), and the window's halves
+    #: differ by no more than this and chance, or time is up.
     target_half_width: float = Field(default=0.01, gt=0)
     max_s: float = Field(default=10.0, gt=0)
     #: Percentiles to be stated: calls go on until there are enough for them or time is up, which makes it SUSPECT.
@@ -152,7 +153,7 @@ PRESETS: Mapping[str, tuple[Protocol, int]] = {
             warmup_min_s=0.3,
             warmup_max_s=1.5,
             min_s=1.0,
-            max_s=1.5,
+            max_s=3.0,
             target_half_width=0.02,
             paired=False,
             remeasure=1,

@@ -75,6 +75,21 @@ def relative_half_width(samples: Sequence[float]) -> float | None:
     return (interval[1] - interval[0]) / 2 / float(np.median(np.asarray(samples, dtype=np.float64)))
 
 
+def change_within(samples: Sequence[float], most: float) -> float | None:
+    """The second half's median ÷ the first's − 1, where that is drift: beyond `most` and beyond chance.
+
+    Chance explains it while the two medians' 95 % intervals meet. None where there is no drift, or too few samples
+    to tell.
+    """
+    half = len(samples) // 2
+    first, second = samples[:half], samples[half:]
+    before, after = (percentile_interval(each, 50) for each in (first, second))
+    if before is None or after is None or not (before[1] < after[0] or after[1] < before[0]):
+        return None
+    change = float(np.median(second) / np.median(first) - 1)
+    return change if abs(change) > most else None
+
+
 def median_interval(repeats: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float] | None:
     """The 95 % interval of the median over repeats of each repeat's median, by a two-level bootstrap.
 

@@ -114,7 +114,10 @@ class Stopwatch:
 
 
 def enough_of(samples: Sequence[int], seconds: float, protocol: Protocol, figure: Sequence[float]) -> bool:
-    """Whether a protocol has enough: its minimums, then its interval and percentiles, or its time is up.
+    """Whether a protocol has enough: its minimums, its interval and percentiles, no drift; or its time is up.
+
+    Drift is the verdict's: while it would doubt the window for its halves, calls go on, so that a disturbance that
+    passes weighs less and one that stays is seen for longer.
 
     Args:
         samples: the calls so far.
@@ -127,7 +130,10 @@ def enough_of(samples: Sequence[int], seconds: float, protocol: Protocol, figure
     if seconds >= protocol.max_s:
         return True
     floor = max((statistics.FLOORS[q] for q in protocol.percentiles), default=0)
-    return seconds >= protocol.min_s and len(samples) >= floor and narrow(figure, protocol.target_half_width)
+    if seconds < protocol.min_s or len(samples) < floor:
+        return False
+    target = protocol.target_half_width
+    return narrow(figure, target) and statistics.change_within(figure, target) is None
 
 
 def steady(samples: Sequence[int]) -> bool:

@@ -25,7 +25,7 @@ from farm.errors import BadInput
 from farm.measurement import Environment, Measurement, Outcome, Profile
 from farm.recipe import BASELINE
 from farm.spec import Cell
-from farm.verdict import Level, Reason, Verdict, judge, worst
+from farm.verdict import Level, Reason, Verdict, judge, over_repeats
 from results_store import exporters
 from results_store.records import run_id_of
 from results_store.store import JobResult, State, Store
@@ -202,7 +202,9 @@ class Row:
     verdict: Verdict | None
     repeats_wanted: int
     repeats_measured: int
-    #: Of them, taken over from earlier runs.
+    #: Of them, those whose own verdict is not VALID.
+    repeats_doubted: int
+    #: Of those measured, taken over from earlier runs.
     repeats_adopted: int
     attempts: int
     #: Measurements that were made again because others or the host had spoilt them; the best ones are shown.
@@ -415,9 +417,10 @@ def _row(results: list[JobResult], wanted: int, judged_by: _Judge) -> Row:
         cell=first.spec.cell,
         outcome=outcome(results),
         reason="; ".join(dict.fromkeys(result.reason for result in others if result.reason)),
-        verdict=worst(verdict for _, verdict in judged) if judged else None,
+        verdict=over_repeats(verdict for _, verdict in judged) if judged else None,
         repeats_wanted=wanted,
         repeats_measured=len(measured),
+        repeats_doubted=sum(verdict.level is not Level.VALID for _, verdict in judged),
         repeats_adopted=len(adopted),
         attempts=sum(result.attempts for result in results),
         remeasured=sum(result.remeasured for result in results),

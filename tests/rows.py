@@ -70,6 +70,7 @@ def row(
         "verdict": Verdict(reasons=reasons),
         "repeats_wanted": repeats,
         "repeats_measured": repeats,
+        "repeats_doubted": 0,
         "repeats_adopted": 0,
         "attempts": repeats,
         "remeasured": 0,
@@ -96,7 +97,9 @@ def row(
 def unmeasured(recipe: str = "baseline", outcome: str = "unsupported", reason: str = "", **fields: Any) -> Row:
     """A row of which nothing was measured."""
     found = row(recipe, **fields)
-    return replace(found, outcome=outcome, reason=reason, verdict=None, figures=None, repeats_measured=0)
+    return replace(
+        found, outcome=outcome, reason=reason, verdict=None, figures=None, repeats_measured=0, repeats_doubted=0
+    )
 
 
 def _figures(

@@ -139,6 +139,7 @@ COLUMNS: Mapping[str, Callable[[Row], _Cell]] = {
     "protocol": lambda row: row.cell.protocol.name,
     "repeats_wanted": lambda row: row.repeats_wanted,
     "repeats_measured": lambda row: row.repeats_measured,
+    "repeats_doubted": lambda row: row.repeats_doubted,
     "repeats_adopted": lambda row: row.repeats_adopted,
     "attempts": lambda row: row.attempts,
     "remeasured": lambda row: row.remeasured,

@@ -361,7 +361,7 @@ def test_what_lies_between_controls_that_differ_is_suspect_and_controls_are_no_r
     rows = table(store, run, tmp_path)
     assert [row["batch_size"] for row in rows] == ["1", "2", "4"]
     assert {row["repeats_measured"] for row in rows} == {"2"}
-    drifted = "unstable: the control drifted by +100.0% while this was measured"
+    drifted = "unstable: the control drifted by +100.0% while this was measured (1 of 2 repeats)"
     assert {(row["verdict"], row["verdict_reasons"]) for row in rows} == {("SUSPECT", drifted)}
 
 

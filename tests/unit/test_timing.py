@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from farm.spec import Protocol
+from farm.statistics import change_within
 from farm.timing import Stopwatch, narrow, steady
 
 MS = 1_000_000
@@ -112,6 +113,21 @@ def test_a_wandering_callable_is_measured_until_the_maximum() -> None:
     wander = random.Random(0)
     timed = Workbench(iter(lambda: wander.randrange(1 * MS, 9 * MS), None)).stopwatch().measure(protocol())
     assert 1.0 <= timed.wall_s <= 1.2
+
+
+def test_a_window_whose_halves_differ_goes_on_until_they_agree() -> None:
+    """One slow stretch at the start is a tenth of what follows it, not half."""
+    disturbed = itertools.chain([12 * MS] * 8, itertools.repeat(10 * MS))
+    timed = Workbench(disturbed).stopwatch().measure(protocol())
+    assert change_within(timed.samples_ns, 0.01) is None
+    assert 0.16 < timed.wall_s < 1.0
+
+
+def test_a_window_that_never_stops_drifting_ends_at_the_maximum() -> None:
+    slower_and_slower = (MS * (10 + call) // 10 for call in itertools.count())
+    timed = Workbench(slower_and_slower).stopwatch().measure(protocol(target_half_width=0.5))
+    assert change_within(timed.samples_ns, 0.5) is not None
+    assert timed.wall_s >= 1.0
 
 
 def test_a_slow_callable_is_still_called_the_minimum_number_of_times() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from farm.measurement import Control, Grown, Hardware, Measurement, Samples, Usage
-from farm.verdict import RULES, Level, Reason, Verdict, judge, mendable, worst
+from farm.verdict import RULES, Level, Reason, Verdict, judge, mendable, over_repeats
 from tests import factories
 
 
@@ -320,17 +320,39 @@ def test_a_median_that_the_protocol_allows_but_cannot_state_is_suspect() -> None
     assert {reason.code for reason in verdict.reasons} == {"too_few_samples"}
 
 
-def test_the_verdict_over_repeats_is_the_worst_with_each_reason_once() -> None:
-    def verdict(**fields: Any) -> Any:
-        return judge(factories.measurement(**fields))
+def _verdict(**fields: Any) -> Verdict:
+    return judge(factories.measurement(**fields))
 
-    clean, drifted, wrong = verdict(), verdict(samples=stepped(0.08)), verdict(evidence={"compiled": False})
-    assert worst([clean, clean]).level is Level.VALID
-    assert worst([clean, drifted, drifted]).level is Level.SUSPECT
-    together = worst([drifted, wrong, drifted])
+
+def test_the_verdict_over_repeats_has_each_reason_once_the_worst_first() -> None:
+    clean, drifted, wrong = _verdict(), _verdict(samples=stepped(0.08)), _verdict(evidence={"compiled": False})
+    assert over_repeats([clean, clean]).level is Level.VALID
+    assert over_repeats([drifted]).reasons == drifted.reasons
+    together = over_repeats([drifted, wrong, drifted])
     assert together.level is Level.INVALID
     assert [reason.code for reason in together.reasons] == ["fallback", "unstable"]
-    assert worst([]).level is Level.VALID
+    assert str(together.reasons[1]).endswith(" (2 of 3 repeats)")
+    assert over_repeats([]).level is Level.VALID
+
+
+def test_a_doubt_that_passes_counts_where_more_than_a_fifth_of_the_repeats_have_one() -> None:
+    clean, drifted = _verdict(), _verdict(samples=stepped(0.08))
+    assert over_repeats([drifted, *[clean] * 4]).level is Level.VALID
+    assert over_repeats([drifted, *[clean] * 3]).level is Level.SUSPECT
+    assert over_repeats([*[drifted] * 2, *[clean] * 8]).level is Level.VALID
+    assert over_repeats([*[drifted] * 3, *[clean] * 7]).level is Level.SUSPECT
+
+
+def test_what_lasts_or_makes_a_repeat_invalid_counts_in_any_of_many() -> None:
+    clean, wrong = _verdict(), _verdict(evidence={"compiled": False})
+    assert over_repeats([wrong, *[clean] * 29]).level is Level.INVALID
+    for code, level, lasting in (
+        ("accuracy_lost", Level.SUSPECT, False),
+        ("unstable", Level.SUSPECT, True),
+        ("contaminated", Level.INVALID, False),
+    ):
+        found = Verdict(reasons=(Reason(code=code, level=level, text="", lasting=lasting),))
+        assert over_repeats([found, *[clean] * 29]).level is level
 
 
 @pytest.mark.parametrize(
