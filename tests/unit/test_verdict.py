@@ -327,7 +327,7 @@ def _verdict(**fields: Any) -> Verdict:
 def test_the_verdict_over_repeats_has_each_reason_once_the_worst_first() -> None:
     clean, drifted, wrong = _verdict(), _verdict(samples=stepped(0.08)), _verdict(evidence={"compiled": False})
     assert over_repeats([clean, clean]).level is Level.VALID
-    assert over_repeats([drifted]).reasons == drifted.reasons
+    assert over_repeats([drifted]).reasons == drifted.reasons[:1]
     together = over_repeats([drifted, wrong, drifted])
     assert together.level is Level.INVALID
     assert [reason.code for reason in together.reasons] == ["fallback", "unstable"]
