@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import claims, decisions, export_rows, loads, submission
+from benchmarks import claims, decisions, export_rows, loads, page_opening, submission
 from benchmarks.claims import Asked, Claimed
 from benchmarks.export_rows import Exported
 from benchmarks.figures import Figure
@@ -116,6 +116,12 @@ def test_a_decision_that_takes_too_much_or_loses_cells_falls_short() -> None:
     assert short(replace(more, peak_bytes=(decisions.MOST_MIB + 1) * loads.MIB)) == {"memory for 100,000 cells"}
     assert short(replace(more, counted=99_999)) == {"cells"}
     assert short(replace(more, bytes=11 * 10**6)) == {"what comes out of 100,000 cells"}
+
+
+def test_a_page_is_to_open_soon_and_to_be_small() -> None:
+    assert not missed(page_opening.figures([9.0, 2.9, 3.0, 8.0], 10**7))
+    assert missed(page_opening.figures([1.0, 3.1, 3.1], 10**7)) == ["opening, median of 2"]
+    assert missed(page_opening.figures([1.0, 1.0], 10**7 + 1)) == ["size of the page"]
 
 
 def test_the_matrix_of_decisions_has_as_many_cells_as_asked_for() -> None:
