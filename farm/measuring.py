@@ -324,7 +324,7 @@ def _missing(ready: Prepared, spec: JobSpec, timed: latency.Latency) -> dict[str
         reasons["control"] = "the cell and its control together had too little memory"
     if test.labels is None:
         reasons["accuracy_top1"] = reasons["accuracy_top5"] = f"{spec.dataset} has no real labels"
-    elif len(test.classes) < 5:
+    elif len(test.classes) <= accuracy.TOO_FEW_FOR_TOP5:
         reasons["accuracy_top5"] = f"{spec.dataset} has only {len(test.classes)} classes"
     if spec.device_kind == "cpu":
         reasons["vram_usage"] = reasons["gpu_utilization"] = "measured on a CPU"
