@@ -242,11 +242,15 @@ def contaminated(measurement: Measurement) -> Iterator[Reason]:
         )
         yield replace(_suspect("contaminated", f"who else used the processors {why}"), lasting=True)
     elif found.taken > max(_TAKEN_SUSPECT, _NOISE_SUSPECT * found.processors):
-        text = f"others had {found.taken:.2f} of the measurement's {found.processors} processors"
-        if found.steal_s > found.others_s:
+        is_limited = (found.held_back_s or 0.0) > found.others_s + found.steal_s
+        who = "a limit on processor time took" if is_limited else "others had"
+        text = f"{who} {found.taken:.2f} of the measurement's {found.processors} processors"
+        if not is_limited and found.steal_s > found.others_s:
             text += ", most of it other machines of the same hypervisor (steal)"
         severe = found.taken > max(_TAKEN_INVALID, _NOISE_INVALID * found.processors)
-        yield _invalid("contaminated", text) if severe else _suspect("contaminated", text)
+        reason = _invalid("contaminated", text) if severe else _suspect("contaminated", text)
+        # a container's limit does so every time
+        yield replace(reason, lasting=is_limited)
 
 
 def busy_partner(measurement: Measurement) -> Iterator[Reason]:

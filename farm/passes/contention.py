@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import resource
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from farm.devices import cgroups
+from farm.devices.files import ROOT
 from farm.measurement import Contention
 
 _STAT = Path("/proc/stat")
@@ -19,13 +22,16 @@ class _Reading:
     own_s: float
     busy_s: float
     steal_s: float
+    #: By control group.
+    held_back_s: Mapping[Path, float]
 
 
 class ContentionWatch:
     """Watches from its making on, over the processors that this process may use."""
 
-    def __init__(self, stat: Path = _STAT) -> None:
+    def __init__(self, stat: Path = _STAT, root: Path = ROOT) -> None:
         self._stat = stat
+        self._root = root
         self._processors = tuple(sorted(os.sched_getaffinity(0)))
         self._start = self._read()
 
@@ -47,7 +53,15 @@ class ContentionWatch:
             processors=len(self._processors),
             others_s=max(0.0, busy_s - own_s),
             steal_s=max(0.0, end.steal_s - start.steal_s),
+            held_back_s=self._held_back_s(start, end),
         )
+
+    @staticmethod
+    def _held_back_s(start: _Reading, end: _Reading) -> float | None:
+        """By the tightest of the control groups that tell; None where none does."""
+        told = start.held_back_s.keys() & end.held_back_s.keys()
+        grown = (end.held_back_s[group] - start.held_back_s[group] for group in told)
+        return max(0.0, *grown) if told else None
 
     def _read(self) -> _Reading | None:
         try:
@@ -65,4 +79,5 @@ class ContentionWatch:
             own_s=used.ru_utime + used.ru_stime,
             busy_s=busy / per_s,
             steal_s=steal / per_s,
+            held_back_s=cgroups.held_back_s(self._root),
         )

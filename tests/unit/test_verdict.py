@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from farm.measurement import Control, Grown, Hardware, Measurement, Samples, Usage
+from farm.measurement import Contention, Control, Grown, Hardware, Measurement, Samples, Usage
 from farm.verdict import RULES, Level, Reason, Verdict, judge, mendable, worst
 from tests import factories
 
@@ -64,6 +64,11 @@ def at_clock(hertz: float, used: float = 1.9, **hardware: float) -> dict[str, An
     rate = Grown(total=4 * used, rate=used, rate_min=used, rate_max=used)
     telemetry = seen.model_copy(update={"counters": {"cpu_s": rate}})
     return {"telemetry": telemetry, "hardware": Hardware(**hardware), "timed_from": 1001.0}
+
+
+def held_back(seconds: float, others_s: float = 0.04) -> Contention:
+    """4 s on two processors, of which a container's limit took so many seconds."""
+    return factories.contention(others_s=others_s).model_copy(update={"held_back_s": seconds})
 
 
 def counting(processes: float, before: float = 0) -> dict[str, Any]:
@@ -129,6 +134,7 @@ TRIPS: dict[str, tuple[dict[str, Any], str, Level]] = {
     "others": ({"contention": factories.contention(others_s=0.6)}, "contaminated", Level.SUSPECT),
     "a busy host": ({"contention": factories.contention(others_s=3.0)}, "contaminated", Level.INVALID),
     "steal": ({"contention": factories.contention(steal_s=2.0)}, "contaminated", Level.INVALID),
+    "a limit on processor time": ({"contention": held_back(2.0)}, "contaminated", Level.INVALID),
     "contention unknown": ({"contention": None}, "contaminated", Level.SUSPECT),
     "a busy cell": (factories.control(cell_idle_share=0.2), "contaminated", Level.SUSPECT),
     "a busy control": (factories.control(control_idle_share=0.9), "contaminated", Level.INVALID),
@@ -355,3 +361,14 @@ def test_measuring_again_does_not_help_where_others_cannot_be_seen_or_the_partne
     assert not mendable(judge(factories.measurement(contention=None)))
     assert not mendable(judge(factories.measurement(**factories.control(cell_idle_share=0.9))))
     assert mendable(judge(factories.measurement(contention=factories.contention(others_s=4.0))))
+
+
+def test_a_containers_limit_is_named_and_would_be_found_again_and_a_little_of_it_is_nothing() -> None:
+    limited = judge(factories.measurement(contention=held_back(2.0)))
+    [text] = map(str, limited.reasons)
+    assert text == "contaminated: a limit on processor time took 0.51 of the measurement's 2 processors"
+    assert not mendable(limited)
+    busy = judge(factories.measurement(contention=held_back(1.0, others_s=2.0)))
+    assert "others had 0.75" in str(busy.reasons[0])
+    assert mendable(busy)
+    assert judge(factories.measurement(contention=held_back(0.3))).level is Level.VALID
