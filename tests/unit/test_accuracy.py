@@ -76,7 +76,7 @@ def test_top_5_of_so_few_classes_that_it_is_always_right_is_empty_with_a_reason(
     assert found.top5_correct == (None if classes <= 5 else 0)
     ready = cast(measuring.Prepared, SimpleNamespace(test=test, memory=None))
     timed = cast(latency.Latency, SimpleNamespace(contention=factories.contention(), control=None))
-    why = measuring._missing(ready, factories.spec(), timed).get("accuracy_top5")
+    why = measuring._missing(ready, factories.spec(), timed, None).get("accuracy_top5")
     assert why == (f"digits has only {classes} classes" if classes <= 5 else None)
 
 
