@@ -253,6 +253,17 @@ def contaminated(measurement: Measurement) -> Iterator[Reason]:
         yield replace(reason, lasting=is_limited)
 
 
+def shared_cores(measurement: Measurement) -> Iterator[Reason]:
+    """The other halves of the measurement's cores were busy: a core that computes two things does each slower."""
+    found = measurement.contention
+    if found is None or not found.beside_s or not found.wall_s:
+        return
+    busy = found.beside_s / found.wall_s
+    if busy > max(_TAKEN_INVALID, _NOISE_INVALID * found.processors):
+        text = f"{busy:.2f} processors that share a core with the measurement's {found.processors} were busy (SMT)"
+        yield replace(_suspect("contaminated", text), lasting=True)  # whoever is there has that processor
+
+
 def busy_partner(measurement: Measurement) -> Iterator[Reason]:
     """Cell or control computed while the other was timed, though it should have been idle."""
     found = measurement.control
@@ -389,6 +400,7 @@ RULES: tuple[Callable[[Measurement], Iterator[Reason]], ...] = (
     held_up,
     unsettled_heap,
     contaminated,
+    shared_cores,
     busy_partner,
     crowded_gpu,
     throttled,

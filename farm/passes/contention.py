@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from farm.devices import cgroups
 from farm.devices.files import ROOT
+from farm.devices.host import same_cores
 from farm.measurement import Contention
 
 _STAT = Path("/proc/stat")
@@ -22,6 +23,8 @@ class _Reading:
     own_s: float
     busy_s: float
     steal_s: float
+    #: Of the processors that share cores with ours.
+    beside_s: float
     #: By control group.
     held_back_s: Mapping[Path, float]
 
@@ -33,6 +36,8 @@ class ContentionWatch:
         self._stat = stat
         self._root = root
         self._processors = tuple(sorted(os.sched_getaffinity(0)))
+        #: None where the kernel does not tell.
+        self._beside = same_cores(self._processors, root)
         self._start = self._read()
 
     def read(self, ours_besides_s: float = 0.0) -> Contention | None:
@@ -53,22 +58,17 @@ class ContentionWatch:
             processors=len(self._processors),
             others_s=max(0.0, busy_s - own_s),
             steal_s=max(0.0, end.steal_s - start.steal_s),
-            held_back_s=self._held_back_s(start, end),
+            beside_s=None if self._beside is None else max(0.0, end.beside_s - start.beside_s),
+            held_back_s=_tightest(start.held_back_s, end.held_back_s),
         )
-
-    @staticmethod
-    def _held_back_s(start: _Reading, end: _Reading) -> float | None:
-        """By the tightest of the control groups that tell; None where none does."""
-        told = start.held_back_s.keys() & end.held_back_s.keys()
-        grown = (end.held_back_s[group] - start.held_back_s[group] for group in told)
-        return max(0.0, *grown) if told else None
 
     def _read(self) -> _Reading | None:
         try:
             lines = (line.split() for line in self._stat.read_text().splitlines())
             ticks = {name: list(map(int, values)) for name, *values in lines if name.startswith("cpu")}
             ours = [ticks[f"cpu{number}"] for number in self._processors]
-            busy = sum(user + nice + system for user, nice, system, *_ in ours)
+            beside = [ticks[f"cpu{number}"] for number in self._beside or () if f"cpu{number}" in ticks]
+            busy, shared = _busy(ours), _busy(beside)
             steal = sum(values[7] for values in ours)
         except (OSError, ValueError, KeyError, IndexError):
             return None
@@ -79,5 +79,17 @@ class ContentionWatch:
             own_s=used.ru_utime + used.ru_stime,
             busy_s=busy / per_s,
             steal_s=steal / per_s,
+            beside_s=shared / per_s,
             held_back_s=cgroups.held_back_s(self._root),
         )
+
+
+def _busy(processors: Sequence[Sequence[int]]) -> int:
+    """User, nice and system time in ticks."""
+    return sum(user + nice + system for user, nice, system, *_ in processors)
+
+
+def _tightest(start: Mapping[Path, float], end: Mapping[Path, float]) -> float | None:
+    """What the group that was held back most was held back for; None where none tells."""
+    grown = [end[group] - start[group] for group in start.keys() & end.keys()]
+    return max(0.0, *grown) if grown else None

@@ -73,11 +73,31 @@ def test_time_that_a_containers_limit_took_is_that_of_the_tightest_group_since_t
     assert found.taken == pytest.approx((found.others_s + 3) / found.wall_s)
 
 
-def test_where_no_group_tells_of_a_limit_that_is_not_known(tmp_path: Path) -> None:
+def test_where_neither_limits_nor_cores_are_told_they_are_not_known(tmp_path: Path) -> None:
     (tmp_path / "stat").write_text(stat(user=1000, steal=0))
     found = ContentionWatch(tmp_path / "stat", tmp_path).read()
     assert found is not None
-    assert found.held_back_s is None
+    assert (found.held_back_s, found.beside_s) == (None, None)
+
+
+def test_what_ran_on_the_other_halves_of_its_cores_is_told_apart(tmp_path: Path) -> None:
+    host, file, per_s = Host(tmp_path), tmp_path / "stat", os.sysconf("SC_CLK_TCK")
+    ours = sorted(os.sched_getaffinity(0))
+
+    def write(seconds: int) -> None:
+        halves = "\n".join(f"cpu{number + 1000} {seconds * per_s} 0 0 9 0 0 0 0 0 0" for number in ours)
+        file.write_text(f"{stat(user=1000, steal=0)}\n{halves}")
+
+    write(0)
+    for number in ours:
+        host.write(f"sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list", f"{number},{number + 1000}")
+    watch = ContentionWatch(file, tmp_path)
+    write(2)
+    found = watch.read()
+    assert found is not None
+    assert found.beside_s == pytest.approx(2 * len(ours))
+    assert found.others_s == 0
+    assert found.taken == 0
 
 
 def test_a_busy_neighbour_on_our_processor_is_seen() -> None:

@@ -135,6 +135,11 @@ TRIPS: dict[str, tuple[dict[str, Any], str, Level]] = {
     "a busy host": ({"contention": factories.contention(others_s=3.0)}, "contaminated", Level.INVALID),
     "steal": ({"contention": factories.contention(steal_s=2.0)}, "contaminated", Level.INVALID),
     "a limit on processor time": ({"contention": held_back(2.0)}, "contaminated", Level.INVALID),
+    "the other half of its core": (
+        {"contention": factories.contention().model_copy(update={"beside_s": 3.0})},
+        "contaminated",
+        Level.SUSPECT,
+    ),
     "contention unknown": ({"contention": None}, "contaminated", Level.SUSPECT),
     "a busy cell": (factories.control(cell_idle_share=0.2), "contaminated", Level.SUSPECT),
     "a busy control": (factories.control(control_idle_share=0.9), "contaminated", Level.INVALID),
@@ -240,6 +245,7 @@ PASSES: dict[str, dict[str, Any]] = {
     "a few faults": {"usage": with_faults(15.0, 0.0)},
     "many but steady faults": {"usage": with_faults(9000.0, 8500.0)},
     "a quiet neighbour": {"contention": factories.contention(others_s=0.3)},
+    "other halves that hardly work": {"contention": factories.contention().model_copy(update={"beside_s": 1.0})},
     "one answer lost": {"accuracy": factories.accuracy(top1_correct=849)},
     "no labels": {
         "accuracy": factories.accuracy(top1_correct=None, top5_correct=None, baseline_top1_correct=None)
