@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from farm import catalogue, limits, statistics
+from farm import catalogue, limits, roofline, statistics
 from farm.measurement import Grown, Measurement, Telemetry
 
 _END_TO_END = "end to end"
@@ -350,6 +350,13 @@ def impossibly_fast(measurement: Measurement) -> Iterator[Reason]:
             yield _invalid("implausible", text)
 
 
+def beyond_bandwidth(measurement: Measurement) -> Iterator[Reason]:
+    """More bytes a second than the device's memory and its caches can move: nobody read the weights."""
+    share = roofline.bandwidth_share(measurement)
+    if share is not None and share > limits.CACHES_TIMES:
+        yield _invalid("implausible", f"weights, input and output moved {share:.0f} times as fast as its memory can")
+
+
 def implausible(measurement: Measurement) -> Iterator[Reason]:
     """Outputs that cannot be, or that are better than they should."""
     answers = measurement.accuracy
@@ -405,6 +412,7 @@ RULES: tuple[Callable[[Measurement], Iterator[Reason]], ...] = (
     crowded_gpu,
     throttled,
     impossibly_fast,
+    beyond_bandwidth,
     implausible,
     accuracy_lost,
 )

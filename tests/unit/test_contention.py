@@ -90,7 +90,8 @@ def test_what_ran_on_the_other_halves_of_its_cores_is_told_apart(tmp_path: Path)
 
     write(0)
     for number in ours:
-        host.write(f"sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list", f"{number},{number + 1000}")
+        topology = f"sys/devices/system/cpu/cpu{number}/topology"
+        host.write(f"{topology}/thread_siblings_list", f"{number},{number + 1000}")
     watch = ContentionWatch(file, tmp_path)
     write(2)
     found = watch.read()

@@ -90,6 +90,9 @@ CONTROL = Control(
 #: DenseNet-121 at 64 × 64.
 MACS = 231_286_784
 
+#: 4.9 TB/s.
+HBM = Hardware(memory_highest_hz=3.201e9, memory_bus_bits=6144)
+
 
 TRIPS: dict[str, tuple[dict[str, Any], str, Level]] = {
     "another provider": ({"evidence": {"provider_asked": "CUDA", "provider": "CPU"}}, "fallback", Level.INVALID),
@@ -196,6 +199,9 @@ TRIPS: dict[str, tuple[dict[str, Any], str, Level]] = {
         "implausible",
         Level.INVALID,
     ),
+    "faster than a GPU's memory and caches can": (
+        on_gpu(samples=factories.samples(0.0002, 0.5), hardware=HBM), "implausible", Level.INVALID
+    ),
     "NaN": ({"accuracy": factories.accuracy(finite=False)}, "implausible", Level.INVALID),
 }
 
@@ -233,6 +239,8 @@ PASSES: dict[str, dict[str, Any]] = {
     "fast, on a GPU of which nothing is known": on_gpu(
         macs=MACS, samples=factories.samples(0.0005, 0.5), hardware=Hardware()
     ),
+    # 32 MB of weights ten times as fast as 4.9 TB/s
+    "fast, out of a GPU's cache": on_gpu(samples=factories.samples(0.00066, 0.5), hardware=HBM),
     "small drift": {"samples": stepped(0.03)},
     "pruned": compressed(),
     "a student": compressed(parameters_allowed=3_000_000),
