@@ -15,7 +15,7 @@ _ANY_HZ = 6e9
 #: … and some go so much beyond what a host says: boost that cpufreq leaves out, a virtual machine's base clock.
 _BEYOND_HIGHEST, _BEYOND_SHOWN = 1.5, 2.0
 
-#: What stays in a GPU's cache from call to call is moved so many times as fast as its memory can, at the very most:
+#: What stays in a GPU's cache from call to call moves so many times as fast as its memory can, at the very most:
 #: some 10 times where a large cache lies before a slow memory (L4).
 CACHES_TIMES = 16.0
 

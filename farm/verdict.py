@@ -354,7 +354,8 @@ def beyond_bandwidth(measurement: Measurement) -> Iterator[Reason]:
     """More bytes a second than the device's memory and its caches can move: nobody read the weights."""
     share = roofline.bandwidth_share(measurement)
     if share is not None and share > limits.CACHES_TIMES:
-        yield _invalid("implausible", f"weights, input and output moved {share:.0f} times as fast as its memory can")
+        text = f"weights, input and output moved {share:.0f} times as fast as the device's memory can"
+        yield _invalid("implausible", text)
 
 
 def implausible(measurement: Measurement) -> Iterator[Reason]:

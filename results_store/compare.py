@@ -193,8 +193,8 @@ def compare(a: Collated, b: Collated, *, across_environments: bool = False) -> R
     """Every cell of both runs. Only few samples are in memory at a time.
 
     Raises:
-        BadInput: the runs have no cell in common, or it was measured in unlike environments and nobody asked for
-            that.
+        BadInput: the runs have no cell in common, B has nothing but A's measurements, or it was
+            measured in unlike environments and nobody asked for that.
     """
     sides_a, sides_b = _sides(a), _sides(b)
     if not sides_a.keys() & sides_b.keys():
@@ -203,6 +203,11 @@ def compare(a: Collated, b: Collated, *, across_environments: bool = False) -> R
             "image size, threads and weights must be the same. Submit the same matrix twice, with --again."
         )
     pairs = [_nearest(sides_a.get(cell, []), sides_b.get(cell, [])) for cell in {**sides_a, **sides_b}]
+    if all(_has_nothing_else(ours, theirs) for ours, theirs in pairs if theirs is not None):
+        raise BadInput(
+            f"Runs {a.run_id} and {b.run_id} have the same measurements: one took over the other's, or both those "
+            "of an earlier run. Submit the matrix with --again, which measures anew."
+        )
     unlike = _unlike(pairs)
     if unlike and not across_environments:
         raise BadInput(
@@ -359,7 +364,7 @@ def _hindrance(a: Side | None, b: Side | None) -> str:
     broken = [text for name, side in (("A", a), ("B", b)) if (text := _unusable(name, side.row))]
     if broken:
         return "; ".join(broken)
-    if a.measured_by & b.measured_by:
+    if _is_taken_over(a, b):
         return "B took over A's own measurements; submit it with --again to measure anew"
     by, ours, theirs = _values(a, b)
     if by == "paired" and (a.is_own_control or b.is_own_control):
@@ -370,6 +375,16 @@ def _hindrance(a: Side | None, b: Side | None) -> str:
             "Measure it in both runs with --set paired=false to compare times"
         )
     return _too_few(a.row, b.row, len(ours), len(theirs))
+
+
+def _is_taken_over(a: Side | None, b: Side) -> bool:
+    """Whether both have the same measurements, or some of them."""
+    return a is not None and bool(a.measured_by & b.measured_by)
+
+
+def _has_nothing_else(a: Side | None, b: Side) -> bool:
+    """Whether B has nothing but A's measurements."""
+    return a is not None and bool(b.measured_by) and b.measured_by <= a.measured_by
 
 
 def _is_another_model(a: Cell, b: Cell) -> bool:
