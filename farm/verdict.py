@@ -119,6 +119,10 @@ def fallback(measurement: Measurement) -> Iterator[Reason]:
         asked, found = evidence.get(f"{what}_asked"), evidence.get(what)
         if asked is not None and asked != found:
             yield _invalid("fallback", f"asked for {what} {asked}, ran with {found}")
+    # A library may have the provider, and give it nothing to do.
+    nodes, asked = evidence.get("nodes"), evidence.get("provider_asked")
+    if isinstance(nodes, Mapping) and nodes and asked is not None and asked not in nodes:
+        yield _invalid("fallback", f"no node ran on {asked}, but on {', '.join(nodes)}")
     if evidence.get("compiled") is False:
         yield _invalid("fallback", "the graph was not compiled")
     yield from _uncompressed(evidence.get("compression"))

@@ -99,6 +99,11 @@ TRIPS: dict[str, tuple[dict[str, Any], str, Level]] = {
     "another dtype": ({"evidence": {"dtype_asked": "bfloat16", "dtype": "float32"}}, "fallback", Level.INVALID),
     "no dtype seen": ({"evidence": {"dtype_asked": "bfloat16"}}, "fallback", Level.INVALID),
     "not compiled": ({"evidence": {"compiled": False}}, "fallback", Level.INVALID),
+    "a provider that got nothing to do": (
+        {"evidence": {"provider_asked": "CUDA", "provider": "CUDA", "nodes": {"CPU": 300}}},
+        "fallback",
+        Level.INVALID,
+    ),
     "another allocator": (
         {"evidence": {"allocator_asked": "jemalloc", "allocator": "glibc"}},
         "fallback",
