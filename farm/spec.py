@@ -224,7 +224,7 @@ def _require_order(protocol: Protocol) -> None:
     windows_s = 2 * (protocol.warmup_min_s + protocol.min_s) + protocol.paired * protocol.min_s
     if windows_s >= protocol.measure_deadline_s:
         raise BadInput(
-            f"--set: an attempt is ended after measure_deadline_s ({protocol.measure_deadline_s:g}), and its timed "
+            f"--set: an attempt ends after measure_deadline_s ({protocol.measure_deadline_s:g}), and its timed "
             f"windows alone take {windows_s:g} s or more. Set measure_deadline_s as well."
         )
 

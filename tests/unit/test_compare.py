@@ -281,12 +281,11 @@ def test_measurements_that_b_took_over_from_a_are_no_comparison(store: Store) ->
 def test_a_run_that_took_over_all_of_the_others_measurements_is_refused_and_passes_no_gate(
     store: Store, command: CliRunner
 ) -> None:
-    a = submit(store, {"channels_last": 0.5})
+    a = submit(store, {"channels_last": 0.5, "compile": 0.5})
     b = store.submit(factories.matrix(optimizations=("channels_last",), repeats=10)).run_id
     assert store.claim("cpu@alpha") is None
-    for pair in ((a, b), (b, a)):
-        refused = command.invoke(app, ["compare", *pair])
-        assert (refused.exit_code, "have the same measurements" in refused.stderr) == (2, True)
+    refused = command.invoke(app, ["compare", a, b])
+    assert (refused.exit_code, "have the same measurements" in refused.stderr) == (2, True)
 
 
 def test_a_cell_that_is_missing_or_unfinished_in_b_is_shown_and_one_that_failed_is_a_regression(
@@ -486,7 +485,7 @@ def test_a_slowdown_ends_the_command_with_4_unless_it_is_tolerated(store: Store,
 
 
 @pytest.mark.parametrize("tolerated", ["nan", "inf", "-1"])
-def test_a_tolerance_that_is_no_number_is_bad_input_and_passes_nothing(
+def test_a_tolerance_without_end_or_below_zero_is_bad_input_and_passes_nothing(
     store: Store, command: CliRunner, tolerated: str
 ) -> None:
     a, b = (submit(store, {"channels_last": t}, seed=1) for t in (0.5, 0.9))

@@ -205,7 +205,9 @@ TRIPS: dict[str, tuple[dict[str, Any], str, Level]] = {
         Level.INVALID,
     ),
     "faster than a GPU's memory and caches can": (
-        on_gpu(samples=factories.samples(0.0002, 0.5), hardware=HBM), "implausible", Level.INVALID
+        on_gpu(samples=factories.samples(0.0002, 0.5), hardware=HBM),
+        "implausible",
+        Level.INVALID,
     ),
     "NaN": ({"accuracy": factories.accuracy(finite=False)}, "implausible", Level.INVALID),
 }
