@@ -218,7 +218,8 @@ def examine_host(
       python -m farm doctor --no-measure --json | tail -1 | jq '.findings[] | select(.level == "warning")'
     """
     processors = tuple(sorted(os.sched_getaffinity(0)))
-    findings = doctor.examine(_host(processors))
+    host = _host(processors)
+    findings = doctor.examine(host)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for finding in findings:
         console.print(_told(finding))
@@ -227,8 +228,11 @@ def examine_host(
         is_busy = doctor.is_busy(findings)
         if is_busy:
             console.print("Others use this host now: what follows is about them, too.")
-        found = [neighbours.measure(processors, threads) for threads in neighbours.shares(len(processors))]
-        told |= {"neighbours": [asdict(one) for one in found], "workers": neighbours.advice(found, is_busy)}
+        usable = doctor.usable(host)
+        found = [neighbours.measure(usable, threads) for threads in neighbours.shares(len(usable))]
+        at_most = None if usable == processors else len(usable)
+        workers = neighbours.advice(found, is_busy, at_most)
+        told |= {"neighbours": [asdict(one) for one in found], "workers": workers}
         for one in found:
             console.print(str(one))
         console.print(f"Workers to start here: {told['workers']}")

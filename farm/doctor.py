@@ -5,12 +5,14 @@ Each check looks at one thing in /proc and /sys, opened anew: it is asked once, 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from farm.devices import cgroups
 from farm.devices.files import ROOT, number, text
 from farm.devices.nvml import GpuState
 from farm.devices.rapl import Rapl
@@ -89,6 +91,12 @@ def is_busy(findings: list[Finding]) -> bool:
     return any(finding.check in busy and finding.level is Level.WARNING for finding in findings)
 
 
+def usable(host: Host) -> tuple[int, ...]:
+    """The processors that jobs can keep busy: where there is less time than processors, as many as it is for."""
+    allowed = cgroups.processors(host.root)
+    return host.processors if allowed is None else host.processors[: max(1, int(allowed))]
+
+
 def governor(host: Host) -> Iterator[Finding]:
     """Who decides on the processors' frequency."""
     paths = [f"{_CPU}/cpu{number}/cpufreq/scaling_governor" for number in host.processors]
@@ -165,11 +173,13 @@ def load(host: Host) -> Iterator[Finding]:
     if not found:
         yield _untold("load")
         return
-    running, allowed = float(found[0]), max(0.5, _LOAD_SHARE * len(host.processors))
+    # It is the whole host's, of which a container may have a few processors.
+    there = max(len(host.processors), len(re.findall(r"^cpu\d", host.text("proc/stat") or "", re.MULTILINE)))
+    running, allowed = float(found[0]), max(0.5, _LOAD_SHARE * there)
     if running > allowed:
         yield _warning(
             "load",
-            f"{running:.2f} processes ran in the last minute, on {len(host.processors)} processors",
+            f"{running:.2f} processes ran in the last minute, on {there} processors",
             "measurements become SUSPECT or INVALID (contaminated)",
             "end what else runs here, or wait: top",
         )
@@ -251,37 +261,27 @@ def virtualization(host: Host) -> Iterator[Finding]:
 
 def quota(host: Host) -> Iterator[Finding]:
     """A container's limit on processor time."""
-    allowed = _quota(host)
+    allowed = cgroups.processors(host.root)
     if allowed is not None and allowed < len(host.processors):
         yield _warning(
             "quota",
             f"processor time of {allowed:g} processors, spread over {len(host.processors)}",
             "the kernel stops all threads for the rest of each 0.1 s once it is used up: calls vary wildly",
-            "give processors instead of time: docker run --cpuset-cpus=0-3, not --cpus=4",
+            "give processors instead of time (docker run --cpuset-cpus=0-3, not --cpus=4), or let jobs take less: "
+            f"--threads {len(usable(host))}",
         )
     else:
         yield _ok("quota", "none below the processors")
 
 
-def _quota(host: Host) -> float | None:
-    """Processors' worth of time that the control group has; None where it is not limited."""
-    limit, _, period = (host.text("sys/fs/cgroup/cpu.max") or "").partition(" ")
-    if limit.isdigit() and period.isdigit():
-        return int(limit) / int(period)
-    folder = "sys/fs/cgroup/cpu"
-    limit_us, period_us = host.number(f"{folder}/cpu.cfs_quota_us"), host.number(f"{folder}/cpu.cfs_period_us")
-    return limit_us / period_us if limit_us and period_us and limit_us > 0 else None
-
-
 def memory(host: Host) -> Iterator[Finding]:
     """Memory that is free for a measurement and its live control."""
     found = re.search(r"^MemAvailable:\s*(\d+)", host.text("proc/meminfo") or "", re.MULTILINE)
-    limits = [host.number(f"sys/fs/cgroup/{name}") for name in ("memory.max", "memory/memory.limit_in_bytes")]
-    known = [limit for limit in limits if limit is not None]
     if found is None:
         yield _untold("memory")
         return
-    free_bytes = min([int(found[1]) * 1024, *known])
+    left_bytes = cgroups.memory_bytes(host.root)
+    free_bytes = min(float(found[1]) * 1024, math.inf if left_bytes is None else left_bytes)
     if free_bytes >= _MEMORY_LITTLE:
         yield _ok("memory", f"{free_bytes / _GIB:.1f} GiB")
         return

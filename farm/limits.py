@@ -15,6 +15,10 @@ _ANY_HZ = 6e9
 #: … and some go so much beyond what a host says: boost that cpufreq leaves out, a virtual machine's base clock.
 _BEYOND_HIGHEST, _BEYOND_SHOWN = 1.5, 2.0
 
+#: What stays in a GPU's cache from call to call moves so many times as fast as its memory can, at the very most:
+#: some 10 times where a large cache lies before a slow memory (L4).
+CACHES_TIMES = 16.0
+
 #: Operations (two per multiply-accumulate) of one core in one cycle, by instruction set: two units of that width.
 #: AMX: a 16 × 16 tile of sums over 32 (bf16) or 64 (int8) products in 16 cycles.
 _CPU_FP32 = {"avx2": 32, "avx512f": 64}

@@ -137,11 +137,17 @@ class Contention(Value):
     others_s: float
     #: Time that the hypervisor gave to other machines.
     steal_s: float
+    #: Processor time that was used on the other halves of its cores (SMT), by whomever; None where the kernel does
+    #: not tell which they are, or it was measured before this was kept.
+    beside_s: float | None = None
+    #: Time for which a limit on processor time (a container's `--cpus`) stopped what wanted to run; None where the
+    #: kernel does not tell, or it was measured before this was kept.
+    held_back_s: float | None = None
 
     @property
     def taken(self) -> float:
-        """How many of the processors others had, on average."""
-        return (self.others_s + self.steal_s) / self.wall_s if self.wall_s else 0.0
+        """How many of the processors others had, or a limit kept from it, on average."""
+        return (self.others_s + self.steal_s + (self.held_back_s or 0.0)) / self.wall_s if self.wall_s else 0.0
 
 
 class Memory(Value):

@@ -17,7 +17,7 @@ import numpy as np
 from farm import allocator, building, control, datasets, devices, runtimes, scratch
 from farm.datasets import Split
 from farm.errors import CorruptArtifact, FarmError, OutOfMemory, Unsupported, memory_errors
-from farm.measurement import Energy, Environment, Measurement, Outcome, Profile
+from farm.measurement import Energy, Environment, Measurement, Memory, Outcome, Profile
 from farm.passes import accuracy, energy, latency, profile
 from farm.passes.memory import MemoryWatch
 from farm.settings import Settings, load
@@ -230,7 +230,7 @@ def _measured(
         macs=made.cost["macs"],
         evidence={**_provenance(ready, spec), **evidence},
         profile=profiled,
-        missing=_missing(ready, spec, timed) | unmetered | unprofiled,
+        missing=_missing(ready, spec, timed, taken) | unmetered | unprofiled,
     )
 
 
@@ -314,23 +314,34 @@ def _energy(watch: Stopwatch, spec: JobSpec, here: Environment) -> tuple[Energy 
         return None, {"energy": str(error)}
 
 
-def _missing(ready: Prepared, spec: JobSpec, timed: latency.Latency) -> dict[str, str]:
+def _missing(ready: Prepared, spec: JobSpec, timed: latency.Latency, taken: Memory | None) -> dict[str, str]:
     """Why metrics are empty that this job could not have."""
     test = ready.test
     reasons = {"ram_usage": "told by a cell's first repeat"} if ready.memory is None else ready.memory.missing
+    if spec.device_kind != "cpu" and (why := _no_vram(taken)):
+        reasons = {**reasons, "vram_usage": why}
     if timed.contention is None:
         reasons["contention"] = "cannot be told by this kernel"
     if spec.protocol.paired and timed.control is None:
         reasons["control"] = "the cell and its control together had too little memory"
     if test.labels is None:
         reasons["accuracy_top1"] = reasons["accuracy_top5"] = f"{spec.dataset} has no real labels"
-    elif len(test.classes) < 5:
+    elif len(test.classes) <= accuracy.TOO_FEW_FOR_TOP5:
         reasons["accuracy_top5"] = f"{spec.dataset} has only {len(test.classes)} classes"
     if spec.device_kind == "cpu":
         reasons["vram_usage"] = reasons["gpu_utilization"] = "measured on a CPU"
     else:
         reasons["gpu_utilization"] = "only a worker watches it"
     return reasons
+
+
+def _no_vram(taken: Memory | None) -> str:
+    """Why a GPU's memory is not told; empty where it is."""
+    if taken is None:
+        return "told by a cell's first repeat"
+    if taken.vram_process_bytes is None and taken.vram_allocator_bytes is None:
+        return "the driver does not tell, or others left the GPU meanwhile"
+    return ""
 
 
 def distinct_inputs(test: Split, spec: JobSpec) -> list[np.ndarray]:

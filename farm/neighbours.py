@@ -31,6 +31,8 @@ _HARMLESS = 1.05
 #: The neighbours begin before and end after the window that they are to disturb.
 _OVERLAP_S = 0.05
 
+_ALONE = "jobs with all processors, one worker without --threads"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Disturbance:
@@ -86,19 +88,22 @@ def measure(processors: Sequence[int], threads: int, start: Starter | None = Non
     return Disturbance(threads=threads, jobs=len(groups), ratio=ratio, low=low, high=high)
 
 
-def advice(found: Sequence[Disturbance], is_busy: bool = False) -> str:
+def advice(found: Sequence[Disturbance], is_busy: bool = False, at_most: int | None = None) -> str:
     """How many workers to start with how many threads: the most jobs at once that do each other no harm.
 
     Args:
         found: what was measured.
         is_busy: whether others used the host meanwhile: then harm may have been theirs.
+        at_most: threads that there is time for, where that is fewer than processors; None is all of them.
     """
+    limited = "" if at_most is None else f" --threads {at_most}"
     harmless = [disturbance for disturbance in found if disturbance.high <= _HARMLESS]
     if harmless:
         best = max(harmless, key=lambda disturbance: disturbance.jobs)
+        larger = f"larger jobs, one worker with{limited}" if limited else _ALONE
         return (
             f"{best.jobs} times: python -m workers --device cpu --threads {best.threads}\n"
-            f"(jobs with {best.threads} threads each; for jobs with all processors, one worker without --threads)"
+            f"(jobs with {best.threads} threads each; for {larger})"
         )
     undecided = is_busy or any(disturbance.low <= _HARMLESS for disturbance in found)
     again = (
@@ -106,7 +111,8 @@ def advice(found: Sequence[Disturbance], is_busy: bool = False) -> str:
         if undecided
         else ""
     )
-    return f"once, with all processors: python -m workers --device cpu{again}"
+    how_many = "all processors" if at_most is None else f"the threads that there is time for ({at_most})"
+    return f"once, with {how_many}: python -m workers --device cpu{limited}{again}"
 
 
 def _round(jobs: Sequence[Job], draw: random.Random) -> float:

@@ -216,11 +216,18 @@ def eval_samples(text: str) -> str:
 
 
 def _require_order(protocol: Protocol) -> None:
-    """Refuses a minimum that its maximum would cut short without a word."""
+    """Refuses a minimum that its maximum would cut short without a word, or that no attempt has the time for."""
     for low, high in (("min_s", "max_s"), ("warmup_min_s", "warmup_max_s")):
         least, most = getattr(protocol, low), getattr(protocol, high)
         if least > most:
             raise BadInput(f"--set: {low} ({least:g}) is more than {high} ({most:g}). Set {high} as well.")
+    # Device and end to end; a live control has windows as long as the device's.
+    windows_s = 2 * (protocol.warmup_min_s + protocol.min_s) + protocol.paired * protocol.min_s
+    if windows_s >= protocol.measure_deadline_s:
+        raise BadInput(
+            f"--set: an attempt ends after measure_deadline_s ({protocol.measure_deadline_s:g}), and its timed "
+            f"windows alone take {windows_s:g} s or more. Set measure_deadline_s as well."
+        )
 
 
 def _setting(text: str) -> tuple[str, str | None]:

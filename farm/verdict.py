@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from farm import catalogue, limits, statistics
+from farm import catalogue, limits, roofline, statistics
 from farm.measurement import Grown, Measurement, Telemetry
 
 _END_TO_END = "end to end"
@@ -141,6 +141,10 @@ def fallback(measurement: Measurement) -> Iterator[Reason]:
         asked, found = evidence.get(f"{what}_asked"), evidence.get(what)
         if asked is not None and asked != found:
             yield _invalid("fallback", f"asked for {what} {asked}, ran with {found}")
+    # A library may have the provider, and give it nothing to do.
+    nodes, asked = evidence.get("nodes"), evidence.get("provider_asked")
+    if isinstance(nodes, Mapping) and nodes and asked is not None and asked not in nodes:
+        yield _invalid("fallback", f"no node ran on {asked}, but on {', '.join(nodes)}")
     if evidence.get("compiled") is False:
         yield _invalid("fallback", "the graph was not compiled")
     yield from _uncompressed(evidence.get("compression"))
@@ -260,11 +264,26 @@ def contaminated(measurement: Measurement) -> Iterator[Reason]:
         )
         yield replace(_suspect("contaminated", f"who else used the processors {why}"), lasting=True)
     elif found.taken > max(_TAKEN_SUSPECT, _NOISE_SUSPECT * found.processors):
-        text = f"others had {found.taken:.2f} of the measurement's {found.processors} processors"
-        if found.steal_s > found.others_s:
+        is_limited = (found.held_back_s or 0.0) > found.others_s + found.steal_s
+        who = "a limit on processor time took" if is_limited else "others had"
+        text = f"{who} {found.taken:.2f} of the measurement's {found.processors} processors"
+        if not is_limited and found.steal_s > found.others_s:
             text += ", most of it other machines of the same hypervisor (steal)"
         severe = found.taken > max(_TAKEN_INVALID, _NOISE_INVALID * found.processors)
-        yield _invalid("contaminated", text) if severe else _suspect("contaminated", text)
+        reason = _invalid("contaminated", text) if severe else _suspect("contaminated", text)
+        # a container's limit does so every time
+        yield replace(reason, lasting=is_limited)
+
+
+def shared_cores(measurement: Measurement) -> Iterator[Reason]:
+    """The other halves of the measurement's cores were busy: a core that computes two things does each slower."""
+    found = measurement.contention
+    if found is None or not found.beside_s or not found.wall_s:
+        return
+    busy = found.beside_s / found.wall_s
+    if busy > max(_TAKEN_INVALID, _NOISE_INVALID * found.processors):
+        text = f"{busy:.2f} processors that share a core with the measurement's {found.processors} were busy (SMT)"
+        yield replace(_suspect("contaminated", text), lasting=True)  # whoever is there has that processor
 
 
 def busy_partner(measurement: Measurement) -> Iterator[Reason]:
@@ -353,6 +372,14 @@ def impossibly_fast(measurement: Measurement) -> Iterator[Reason]:
             yield _invalid("implausible", text)
 
 
+def beyond_bandwidth(measurement: Measurement) -> Iterator[Reason]:
+    """More bytes a second than the device's memory and its caches can move: nobody read the weights."""
+    share = roofline.bandwidth_share(measurement)
+    if share is not None and share > limits.CACHES_TIMES:
+        text = f"weights, input and output moved {share:.0f} times as fast as the device's memory can"
+        yield _invalid("implausible", text)
+
+
 def implausible(measurement: Measurement) -> Iterator[Reason]:
     """Outputs that cannot be, or that are better than they should."""
     answers = measurement.accuracy
@@ -403,10 +430,12 @@ RULES: tuple[Callable[[Measurement], Iterator[Reason]], ...] = (
     held_up,
     unsettled_heap,
     contaminated,
+    shared_cores,
     busy_partner,
     crowded_gpu,
     throttled,
     impossibly_fast,
+    beyond_bandwidth,
     implausible,
     accuracy_lost,
 )

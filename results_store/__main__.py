@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import signal
 import sys
 import time
@@ -270,7 +271,8 @@ def compare(
     """Which cells are faster or slower in run B than in run A, and which cannot be told.
 
     Needs 3 repeats of a cell or more in each run; `quick` has one, and claims no difference. Exits with 4 where a
-    slowdown was found, top-1 fell, or a cell that was measured in A failed in B.
+    slowdown was found, top-1 fell, or a cell that was measured in A failed in B or is INVALID there by what it
+    runs (fallback, implausible, accuracy_lost).
 
     \b
     Examples:
@@ -280,6 +282,9 @@ def compare(
       # as a gate in CI, which fails where anything became more than 2 % slower
       python -m results_store compare "$REFERENCE_RUN" latest --max-regression 2
     """
+    with _explained():
+        if not math.isfinite(max_regression):  # nothing is more than that, so nothing would be a regression
+            raise BadInput(f"--max-regression {max_regression:g}: a number is needed, such as --max-regression 2.")
     with _store() as store:
         reference, candidate = (store.run(asked).run_id for asked in (a, b))
         if reference == candidate:
@@ -338,6 +343,8 @@ def _check_together(run: str | None, watch: bool, every: float | None, metrics_p
     """Refuses what says nothing together."""
     if watch and run is not None:
         raise BadInput(f"RUN {run!r} and --watch exclude each other: --watch writes every run. Leave one out.")
+    if every is not None and not math.isfinite(every):
+        raise BadInput(f"--every {every:g}: a number of seconds is needed, such as --every 5.")
     for name, value in {"--every": every, "--metrics-port": metrics_port}.items():
         if not watch and value is not None:
             raise BadInput(f"{name} belongs to --watch: add that, or leave {name} out.")

@@ -463,14 +463,17 @@ def _figures(results: list[JobResult], trusted: list[Measurement]) -> Figures:
     each = [throughput(m) for m in found]
     low, high = _throughput_interval(found)
     ratios = [m.speedups for m in trusted]
+    device = _latency([m.samples.device_ns for m in found])
+    end_to_end = _latency([m.samples.end_to_end_ns for m in found])
+    paired = speedup(ratios)
     return Figures(
-        device=_latency([m.samples.device_ns for m in found]),
-        end_to_end=_latency([m.samples.end_to_end_ns for m in found]),
+        device=device,
+        end_to_end=end_to_end,
         throughput=_median(each),
         throughput_low=low,
         throughput_high=high,
         by_repeat=_by_repeat(trusted, ratios),
-        speedup=speedup(ratios),
+        speedup=paired,
         control=next((str(m.control.recipe) for m in found if m.control), None),
         speedup_unpaired=None,
         ram_bytes=_median(memory.peak_bytes - memory.floor_bytes for memory in memories),
@@ -501,7 +504,10 @@ def _figures(results: list[JobResult], trusted: list[Measurement]) -> Figures:
         evidence=latest.evidence,
         environment=latest.environment,
         measured_at=latest.started_at,
-        missing=_missing(found) | _few_answers(fullest),
+        missing=_missing(found)
+        | _few_answers(fullest)
+        | _unstated(latency=device, end_to_end=end_to_end)
+        | _unpaired(found, paired),
     )
 
 
@@ -518,6 +524,24 @@ def _few_answers(fullest: list[Measurement]) -> dict[str, str]:
         return {}
     why = "only of the inputs that were timed: the first repeat, which answers all the others, was not measured"
     return {"accuracy": why}
+
+
+def _unstated(**latencies: Latency) -> dict[str, str]:
+    """Why percentiles are empty, by their columns' names."""
+    return {
+        f"{name}_p{q}_ms": f"stated from {floor} calls in a repeat on"
+        for name, latency in latencies.items()
+        for q, floor in statistics.FLOORS.items()
+        if getattr(latency, f"p{q}") is None
+    }
+
+
+def _unpaired(found: list[Measurement], paired: Speedup | None) -> dict[str, str]:
+    """Why there is no speed-up, where no repeat says itself why it had no live control."""
+    if paired is not None or any("control" in m.missing for m in found):
+        return {}
+    had_one = any(m.control is not None for m in found)
+    return {"speedup": "every repeat is INVALID" if had_one else "the protocol has no live control"}
 
 
 def _by_repeat(trusted: list[Measurement], ratios: list[list[float]]) -> ByRepeat:

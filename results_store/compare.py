@@ -10,6 +10,7 @@ their own control, showed on that device.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -21,7 +22,9 @@ from farm import statistics
 from farm.errors import BadInput
 from farm.measurement import Environment, Measurement, Outcome
 from farm.spec import Cell
+from farm.verdict import Level
 from results_store.collate import MIN_REPEATS, PENDING, Answer, Collated, Figures, Row
+from results_store.store import State
 
 #: Memory and size are shown when they changed by more than this share.
 NOTICEABLE = 0.01
@@ -29,6 +32,8 @@ NOTICEABLE = 0.01
 #: Fields in which cells that are compared may differ; it is said where they do.
 _MAY_DIFFER = ("protocol", "dataset_digest", "model_digest")
 _SIZES = ("ram_bytes", "vram_allocator_bytes", "vram_process_bytes", "model_size_bytes")
+#: What makes a row INVALID by what it runs, and not by what the host did meanwhile.
+_ITS_OWN = ("fallback", "implausible", "accuracy_lost")
 
 _Place: TypeAlias = tuple[Cell, str | None, str | None]
 
@@ -91,6 +96,8 @@ class Side:
     is_own_control: bool = False
     #: The jobs that measured it, maybe in earlier runs.
     measured_by: frozenset[str | None] = frozenset()
+    #: Repeats of the cell that ended without a measurement, in whichever class; not those that were cancelled.
+    failed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +118,8 @@ class Comparison:
     reason: str
     #: What to know beside the answer.
     notes: tuple[str, ...]
+    #: Repeats of B that failed.
+    failed: int = 0
 
     @property
     def answer(self) -> Answer:
@@ -129,7 +138,8 @@ class Comparison:
 
         A slowdown counts when it was found and its middle is more than what is tolerated. A top-1 counts when the
         two Wilson intervals lie apart, which is a test of two proportions at about 0.6 %. A cell that was measured
-        in A and failed in B counts too.
+        in A and failed in B counts too: that has no result, too few repeats because the others failed, or is
+        INVALID by what it runs.
         """
         return "; ".join(filter(None, (self._slowdown(tolerated_percent), self._lost_accuracy(), self._failure())))
 
@@ -144,10 +154,16 @@ class Comparison:
         return f"top-1 fell from {a.top1.value:.2%} to {b.top1.value:.2%}"
 
     def _failure(self) -> str:
-        if self.a is None or self.a.figures is None or self.a.is_invalid or self.b is None:
+        a, b = self.a, self.b
+        if a is None or b is None or not a.is_usable:
             return ""
-        failed = self.b.figures is None and self.b.outcome not in (PENDING, Outcome.CANCELLED)
-        return f"{self.b.outcome} in B" if failed else ""
+        if b.figures is None:
+            return "" if b.outcome in (PENDING, Outcome.CANCELLED) else f"{b.outcome} in B"
+        own = [code for code in _ITS_OWN if code in _invalidating(b)]
+        if own:
+            return f"INVALID in B ({', '.join(own)})"
+        too_few = self.failed and b.repeats_measured < MIN_REPEATS <= a.repeats_measured
+        return f"{self.failed} of {b.repeats_wanted} repeats failed in B" if too_few else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +193,8 @@ def compare(a: Collated, b: Collated, *, across_environments: bool = False) -> R
     """Every cell of both runs. Only few samples are in memory at a time.
 
     Raises:
-        BadInput: the runs have no cell in common, or it was measured in unlike environments and nobody asked for
-            that.
+        BadInput: the runs have no cell in common, B has nothing but A's measurements, or it was
+            measured in unlike environments and nobody asked for that.
     """
     sides_a, sides_b = _sides(a), _sides(b)
     if not sides_a.keys() & sides_b.keys():
@@ -187,6 +203,11 @@ def compare(a: Collated, b: Collated, *, across_environments: bool = False) -> R
             "image size, threads and weights must be the same. Submit the same matrix twice, with --again."
         )
     pairs = [_nearest(sides_a.get(cell, []), sides_b.get(cell, [])) for cell in {**sides_a, **sides_b}]
+    if all(_has_nothing_else(ours, theirs) for ours, theirs in pairs if theirs is not None):
+        raise BadInput(
+            f"Runs {a.run_id} and {b.run_id} have the same measurements: one took over the other's, or both those "
+            "of an earlier run. Submit the matrix with --again, which measures anew."
+        )
     unlike = _unlike(pairs)
     if unlike and not across_environments:
         raise BadInput(
@@ -210,14 +231,19 @@ def told(unlike: Mapping[str, tuple[str, str]]) -> str:
 def _sides(collated: Collated) -> dict[Cell, list[Side]]:
     """The sides of a run by what tells cells apart."""
     values: dict[_Place, list[_Repeat]] = {}
-    for result in collated.measured():
+    failed: Counter[Cell] = Counter()
+    for result in collated.jobs():
         found = result.measurement
         if found is not None:
             place = (_identity(result.spec.cell), result.environment_key, found.environment.key)
             values.setdefault(place, []).append(_repeat(found, result.measured_by))
+        elif result.state in (State.DONE, State.FAILED):
+            failed[_identity(result.spec.cell)] += 1
     sides: dict[Cell, list[Side]] = {}
     for row in collated.rows:
-        sides.setdefault(_identity(row.cell), []).append(_side(row, values.get(_place(row), [])))
+        cell = _identity(row.cell)
+        made = _side(row, values.get(_place(row), []), failed[cell])
+        sides.setdefault(cell, []).append(made)
     return sides
 
 
@@ -241,13 +267,14 @@ def _repeat(found: Measurement, measured_by: str | None) -> _Repeat:
     )
 
 
-def _side(row: Row, repeats: list[_Repeat]) -> Side:
+def _side(row: Row, repeats: list[_Repeat], failed: int) -> Side:
     return Side(
         row=row,
         paired=tuple(repeat.paired for repeat in repeats if repeat.paired is not None),
         times=tuple(repeat.time for repeat in repeats if repeat.time is not None),
         is_own_control=any(repeat.is_own_control for repeat in repeats),
         measured_by=frozenset(repeat.measured_by for repeat in repeats),
+        failed=failed,
     )
 
 
@@ -319,6 +346,7 @@ def _comparison(a: Side | None, b: Side | None, count: int, bias: Mapping[str, f
         difference=None if reason else differ(ours, theirs, comparisons=count, bias=_bias_of(a, b, by, bias)),
         reason=reason,
         notes=tuple(_notes(a, b, by)),
+        failed=0 if b is None else b.failed,
     )
 
 
@@ -336,12 +364,32 @@ def _hindrance(a: Side | None, b: Side | None) -> str:
     broken = [text for name, side in (("A", a), ("B", b)) if (text := _unusable(name, side.row))]
     if broken:
         return "; ".join(broken)
-    if a.measured_by & b.measured_by:
+    if _is_taken_over(a, b):
         return "B took over A's own measurements; submit it with --again to measure anew"
     by, ours, theirs = _values(a, b)
     if by == "paired" and (a.is_own_control or b.is_own_control):
         return "it is its own control: its ratio is 1 whatever it takes, and tells the bias"
+    if by == "paired" and _is_another_model(a.row.cell, b.row.cell):
+        return (
+            "the model itself changed, and its live control with it: what slows both alike is not in their ratio. "
+            "Measure it in both runs with --set paired=false to compare times"
+        )
     return _too_few(a.row, b.row, len(ours), len(theirs))
+
+
+def _is_taken_over(a: Side | None, b: Side) -> bool:
+    """Whether both have the same measurements, or some of them."""
+    return a is not None and bool(a.measured_by & b.measured_by)
+
+
+def _has_nothing_else(a: Side | None, b: Side) -> bool:
+    """Whether B has nothing but A's measurements."""
+    return a is not None and bool(b.measured_by) and b.measured_by <= a.measured_by
+
+
+def _is_another_model(a: Cell, b: Cell) -> bool:
+    """Whether what its package holds is known to differ."""
+    return None not in (a.model_digest, b.model_digest) and a.model_digest != b.model_digest
 
 
 def _unusable(name: str, row: Row) -> str:
@@ -377,6 +425,10 @@ def _notes(a: Side | None, b: Side | None, by: str) -> Iterator[str]:
     measured = [side.row.repeats_measured for side in (a, b)]
     if by == "paired" and measured != [len(a.paired), len(b.paired)]:
         yield f"of {measured[0]} and {measured[1]} repeats, {len(a.paired)} and {len(b.paired)} had a live control"
+    for name, side in (("A", a), ("B", b)):
+        if side.failed:
+            why = f" ({_line(side.row.reason)})" if side.row.reason else ""
+            yield f"{side.failed} of {name}'s {side.row.repeats_wanted} repeats failed{why}"
 
 
 def _changed(name: str, a: Cell, b: Cell) -> str:
@@ -419,6 +471,12 @@ def _class(row: Row) -> str | None:
 
 def _device_model(row: Row) -> str:
     return row.figures.environment.device_model if row.figures is not None else ""
+
+
+def _invalidating(row: Row) -> set[str]:
+    """The codes of the reasons for which a row is INVALID."""
+    reasons = row.verdict.reasons if row.verdict else ()
+    return {reason.code for reason in reasons if reason.level is Level.INVALID}
 
 
 def _line(text: str) -> str:

@@ -23,12 +23,15 @@ def heading(report: Report) -> list[str]:
     """What to know before the table."""
     level = f"{100 * statistics.each_answer(report.compared):.4g} % (Bonferroni)"
     lines = [
-        f"A {report.a}, B {report.b}; change of time, from A to B; negative is faster.",
+        f"A {report.a}, B {report.b}; change of time (of its ratio to a live control's, where both have one), "
+        "from A to B; negative is faster.",
         f"Cells compared: {report.compared}, each at {level}, beyond {_bias(report)}.",
     ]
     if report.unlike:
         lines.insert(
-            0, f"UNLIKE ENVIRONMENTS: {told(report.unlike)}. Read paired ratios; times are no comparison."
+            0,
+            f"UNLIKE ENVIRONMENTS: {told(report.unlike)}. Read paired ratios, in which there is nothing of what "
+            "became slower or faster for the control too; times are no comparison.",
         )
     return lines
 

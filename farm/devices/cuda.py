@@ -35,11 +35,12 @@ class Cuda:
         """Peak of torch's allocator, and what the device holds more than before this process used it.
 
         The second is a difference of what everybody uses, because a container is shown the host's process ids. It
-        is a peak because torch and the libraries keep what they once took.
+        is a peak because torch and the libraries keep what they once took. Neither is ever 0: nothing in torch's
+        allocator is a library that has one of its own, and no more than before is others that left meanwhile.
         """
         now = self._used_bytes()
-        seen = None if now is None or self._before is None else max(0, now - self._before)
-        return torch.cuda.max_memory_allocated(), seen
+        more = 0 if now is None or self._before is None else now - self._before
+        return torch.cuda.max_memory_allocated() or None, more if more > 0 else None
 
     def amp_evidence(self) -> str:
         """float16 is every CUDA GPU's own."""

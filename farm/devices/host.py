@@ -28,6 +28,17 @@ def hardware(processors: Sequence[int], root: Path = ROOT) -> Hardware:
     )
 
 
+def same_cores(processors: Sequence[int], root: Path = ROOT) -> frozenset[int] | None:
+    """The other processors of these ones' cores (SMT), without themselves; None where the kernel does not tell."""
+    folder = root / "sys/devices/system/cpu"
+    told = [text(folder / f"cpu{number}/topology/thread_siblings_list") for number in processors]
+    try:
+        found = {number for listed in told if listed for part in listed.split(",") for number in _range(part)}
+    except ValueError:
+        return None
+    return frozenset(found - set(processors)) if any(told) else None
+
+
 class HostSource:
     """The host, as /proc and /sys tell it; everything is opened once.
 
@@ -164,6 +175,12 @@ class _Processes:
 
 def _cpufreq(root: Path, processor: int) -> Path:
     return root / f"sys/devices/system/cpu/cpu{processor}/cpufreq"
+
+
+def _range(part: str) -> range:
+    """`3` or `0-3`, as the kernel lists processors."""
+    first, _, last = part.partition("-")
+    return range(int(first), int(last or first) + 1)
 
 
 def _temperatures(classes: Path) -> list[Path]:

@@ -11,6 +11,9 @@ from farm.errors import FarmError
 from farm.measurement import Accuracy
 from farm.runtimes import Session
 
+#: Of so many classes or fewer the right one is always among the first five.
+TOO_FEW_FOR_TOP5 = 5
+
 
 def run(session: Session, test: Split, reference: np.ndarray, batch_size: int) -> Accuracy:
     """Answers for every test image, compared with its label and with the fp32 baseline.
@@ -23,12 +26,13 @@ def run(session: Session, test: Split, reference: np.ndarray, batch_size: int) -
     """
     logits = np.concatenate(list(_answers(session, test, batch_size, reference.shape[1])))
     finite = bool(np.isfinite(logits).all())
+    labels, classes = test.labels, reference.shape[1]
     return Accuracy(
         samples=len(logits),
-        classes=reference.shape[1],
-        top1_correct=None if test.labels is None else correct(logits, test.labels, 1),
-        top5_correct=None if test.labels is None else correct(logits, test.labels, 5),
-        baseline_top1_correct=None if test.labels is None else correct(reference, test.labels, 1),
+        classes=classes,
+        top1_correct=None if labels is None else correct(logits, labels, 1),
+        top5_correct=None if labels is None or classes <= TOO_FEW_FOR_TOP5 else correct(logits, labels, 5),
+        baseline_top1_correct=None if labels is None else correct(reference, labels, 1),
         agreeing=int((logits.argmax(axis=1) == reference.argmax(axis=1)).sum()),
         logits_relative_error=_relative_error(logits, reference) if finite else None,
         finite=finite,

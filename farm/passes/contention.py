@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import resource
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from farm.devices import cgroups
+from farm.devices.files import ROOT
+from farm.devices.host import same_cores
 from farm.measurement import Contention
 
 _STAT = Path("/proc/stat")
@@ -19,14 +23,21 @@ class _Reading:
     own_s: float
     busy_s: float
     steal_s: float
+    #: Of the processors that share cores with ours.
+    beside_s: float
+    #: By control group.
+    held_back_s: Mapping[Path, float]
 
 
 class ContentionWatch:
     """Watches from its making on, over the processors that this process may use."""
 
-    def __init__(self, stat: Path = _STAT) -> None:
+    def __init__(self, stat: Path = _STAT, root: Path = ROOT) -> None:
         self._stat = stat
+        self._root = root
         self._processors = tuple(sorted(os.sched_getaffinity(0)))
+        #: None where the kernel does not tell.
+        self._beside = same_cores(self._processors, root)
         self._start = self._read()
 
     def read(self, ours_besides_s: float = 0.0) -> Contention | None:
@@ -47,6 +58,8 @@ class ContentionWatch:
             processors=len(self._processors),
             others_s=max(0.0, busy_s - own_s),
             steal_s=max(0.0, end.steal_s - start.steal_s),
+            beside_s=None if self._beside is None else max(0.0, end.beside_s - start.beside_s),
+            held_back_s=_tightest(start.held_back_s, end.held_back_s),
         )
 
     def _read(self) -> _Reading | None:
@@ -54,7 +67,8 @@ class ContentionWatch:
             lines = (line.split() for line in self._stat.read_text().splitlines())
             ticks = {name: list(map(int, values)) for name, *values in lines if name.startswith("cpu")}
             ours = [ticks[f"cpu{number}"] for number in self._processors]
-            busy = sum(user + nice + system for user, nice, system, *_ in ours)
+            beside = [ticks[f"cpu{number}"] for number in self._beside or () if f"cpu{number}" in ticks]
+            busy, shared = _busy(ours), _busy(beside)
             steal = sum(values[7] for values in ours)
         except (OSError, ValueError, KeyError, IndexError):
             return None
@@ -65,4 +79,17 @@ class ContentionWatch:
             own_s=used.ru_utime + used.ru_stime,
             busy_s=busy / per_s,
             steal_s=steal / per_s,
+            beside_s=shared / per_s,
+            held_back_s=cgroups.held_back_s(self._root),
         )
+
+
+def _busy(processors: Sequence[Sequence[int]]) -> int:
+    """User, nice and system time in ticks."""
+    return sum(user + nice + system for user, nice, system, *_ in processors)
+
+
+def _tightest(start: Mapping[Path, float], end: Mapping[Path, float]) -> float | None:
+    """What the group that was held back most was held back for; None where none tells."""
+    grown = [end[group] - start[group] for group in start.keys() & end.keys()]
+    return max(0.0, *grown) if grown else None

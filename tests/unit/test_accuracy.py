@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from farm import measuring
 from farm.datasets import Split
-from farm.passes import accuracy
+from farm.passes import accuracy, latency
+from tests import factories
 
 CLASSES = 10
 
@@ -60,6 +63,21 @@ def test_top_5_holds_the_label_among_the_five_highest(logits: np.ndarray) -> Non
     ranked = np.argsort(-logits, axis=1)
     assert accuracy.run(Table(logits), part(ranked[:, 4], 23), logits, 8).top5_correct == 23
     assert accuracy.run(Table(logits), part(ranked[:, 5], 23), logits, 8).top5_correct == 0
+
+
+@pytest.mark.parametrize("classes", [2, 5, 6])
+def test_top_5_of_so_few_classes_that_it_is_always_right_is_empty_with_a_reason(
+    logits: np.ndarray, classes: int
+) -> None:
+    few = logits[:, :classes]
+    test = Split(images=part(None, 23).images, labels=few.argmin(axis=1), classes=tuple("012345"[:classes]))
+    found = accuracy.run(Table(few), test, few, 8)
+    assert found.top1_correct == 0
+    assert found.top5_correct == (None if classes <= 5 else 0)
+    ready = cast(measuring.Prepared, SimpleNamespace(test=test, memory=None))
+    timed = cast(latency.Latency, SimpleNamespace(contention=factories.contention(), control=None))
+    why = measuring._missing(ready, factories.spec(), timed, None).get("accuracy_top5")
+    assert why == (f"digits has only {classes} classes" if classes <= 5 else None)
 
 
 def test_without_labels_there_is_agreement_and_no_accuracy(logits: np.ndarray) -> None:

@@ -227,6 +227,47 @@ def test_invalid_rows_are_left_out_with_their_reason_and_suspect_ones_are_compar
     assert only(compare(a, measured(store, {"compile": 0.9}, seed=3, **broken))).answer is Answer.SLOWER
 
 
+@pytest.mark.parametrize(
+    ("spoilt", "regression"),
+    [
+        ({"evidence": {"compiled": False}}, "INVALID in B (fallback)"),
+        ({"accuracy": factories.accuracy(finite=False)}, "INVALID in B (implausible)"),
+        ({"contention": factories.contention(others_s=3.0)}, ""),
+    ],
+)
+def test_what_became_invalid_by_what_it_runs_is_a_regression_and_by_its_host_is_none(
+    store: Store, spoilt: dict[str, Any], regression: str
+) -> None:
+    sound = measured(store, {"compile": 0.5}, seed=1)
+    broken, also_broken = (measured(store, {"compile": 0.5}, seed=seed, **spoilt) for seed in (2, 3))
+    assert only(compare(sound, broken)).answer is Answer.UNKNOWN
+    assert only(compare(sound, broken)).regression() == regression
+    assert not compare(broken, sound).regressions()
+    assert not compare(broken, also_broken).regressions()
+
+
+@pytest.mark.parametrize(
+    ("failing", "answer", "regression"),
+    [(7, Answer.SAME, ""), (8, Answer.UNKNOWN, "8 of 10 repeats failed in B")],
+)
+def test_repeats_that_failed_are_said_and_a_regression_where_too_few_are_left(
+    store: Store, failing: int, answer: Answer, regression: str
+) -> None:
+    a = measured(store, {"channels_last": 0.5}, seed=1)
+    run = store.submit(factories.matrix(optimizations=("channels_last",), repeats=10), again=True).run_id
+    for _ in range(failing):
+        claim = store.claim("cpu@alpha")
+        assert claim is not None
+        assert store.finish(claim, Ending(outcome=Outcome.ERROR, reason="KeyError: 'x'"))
+    samples = Samples(device_ns=constant(5), end_to_end_ns=constant(6))
+    assert factories.measure_all(store, "cpu@alpha", samples=samples, control=control(10)) == 10 - failing
+    b = collate(store, run)
+    found = only(compare(a, b))
+    assert (found.answer, found.regression()) == (answer, regression)
+    assert f"{failing} of B's 10 repeats failed (KeyError: 'x')" in found.notes
+    assert not compare(b, a).regressions()
+
+
 def test_measurements_that_b_took_over_from_a_are_no_comparison(store: Store) -> None:
     a = measured(store, {"channels_last": 0.5})
     run = store.submit(factories.matrix(optimizations=("channels_last", "compile"), repeats=10)).run_id
@@ -235,6 +276,16 @@ def test_measurements_that_b_took_over_from_a_are_no_comparison(store: Store) ->
     assert "--again" in recipe(report, "channels_last").reason
     assert recipe(report, "compile").reason == "A has no such cell"
     assert not report.regressions()
+
+
+def test_a_run_that_took_over_all_of_the_others_measurements_is_refused_and_passes_no_gate(
+    store: Store, command: CliRunner
+) -> None:
+    a = submit(store, {"channels_last": 0.5, "compile": 0.5})
+    b = store.submit(factories.matrix(optimizations=("channels_last",), repeats=10)).run_id
+    assert store.claim("cpu@alpha") is None
+    refused = command.invoke(app, ["compare", a, b])
+    assert (refused.exit_code, "have the same measurements" in refused.stderr) == (2, True)
 
 
 def test_a_cell_that_is_missing_or_unfinished_in_b_is_shown_and_one_that_failed_is_a_regression(
@@ -300,6 +351,29 @@ def test_another_protocol_may_be_compared_and_is_said(store: Store) -> None:
     assert note.startswith("the protocol differs in name, min_s, ")
 
 
+def of_model(digest: str | None) -> dict[str, Any]:
+    """A matrix's digest of its model, where it has one."""
+    return {} if digest is None else {"model_digests": {"densenet121": digest}}
+
+
+@pytest.mark.parametrize(("before", "after"), [("a", "b"), ("a", "a"), (None, "b")])
+def test_ratios_to_controls_of_two_models_are_not_compared_but_times_are(
+    store: Store, before: str | None, after: str
+) -> None:
+    a = measured(store, {"channels_last": 0.5}, seed=1, matrix=of_model(before))
+    b = measured(store, {"channels_last": 0.5}, seed=2, matrix=of_model(after))
+    found = only(compare(a, b))
+    changed = (before, after) == ("a", "b")
+    assert found.answer is (Answer.UNKNOWN if changed else Answer.SAME)
+    assert ("the model itself changed, and its live control with it" in found.reason) is changed
+    times = {"drift": 0, "paired": False}
+    a, b = (
+        measured(store, {"channels_last": t}, seed=4, matrix=of_model(d), **times)
+        for t, d in ((1.0, before), (2.0, after))
+    )
+    assert only(compare(a, b)).answer is Answer.SLOWER
+
+
 def test_runs_without_a_cell_in_common_are_refused(store: Store) -> None:
     a = measured(store, {"channels_last": 0.5}, repeats=1)
     b = measured(store, {"channels_last": 0.5}, repeats=1, matrix={"batch_sizes": (8,)})
@@ -310,13 +384,20 @@ def test_runs_without_a_cell_in_common_are_refused(store: Store) -> None:
 # ---- beside time
 
 
-@pytest.mark.parametrize(("right", "regression"), [(845, ""), (800, "top-1 fell from 94.44% to 88.89%")])
+@pytest.mark.parametrize(
+    ("right", "regression"),
+    [
+        (846, ""),
+        (845, "INVALID in B (accuracy_lost)"),
+        (800, "top-1 fell from 94.44% to 88.89%; INVALID in B (accuracy_lost)"),
+    ],
+)
 def test_a_top_1_that_fell_beyond_both_intervals_is_a_regression(
     store: Store, right: int, regression: str
 ) -> None:
     a = measured(store, {"channels_last": 0.5}, seed=1)
     b = measured(store, {"channels_last": 0.5}, seed=2, accuracy=factories.accuracy(top1_correct=right))
-    # so many wrong answers make the row INVALID: its time is left out, its top-1 is not
+    # more wrong answers than the recipe may cost make the row INVALID: its time is left out, its top-1 is not
     assert only(compare(a, b)).regression() == regression
 
 
@@ -401,6 +482,16 @@ def test_a_slowdown_ends_the_command_with_4_unless_it_is_tolerated(store: Store,
     assert command.invoke(app, ["compare", a, b, "--max-regression", "7"]).exit_code == 0
     assert command.invoke(app, ["compare", a, b, "--max-regression", "3"]).exit_code == 4
     assert command.invoke(app, ["compare", b, a]).exit_code == 0
+
+
+@pytest.mark.parametrize("tolerated", ["nan", "inf", "-1"])
+def test_a_tolerance_without_end_or_below_zero_is_bad_input_and_passes_nothing(
+    store: Store, command: CliRunner, tolerated: str
+) -> None:
+    a, b = (submit(store, {"channels_last": t}, seed=1) for t in (0.5, 0.9))
+    refused = command.invoke(app, ["compare", a, b, "--max-regression", tolerated])
+    assert (refused.exit_code, "--max-regression" in refused.stderr) == (2, True)
+    assert command.invoke(app, ["compare", a, b, "--max-regression", "1e3"]).exit_code == 0
 
 
 def test_json_is_one_object_that_says_all(store: Store, command: CliRunner) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from farm import devices
+from farm import devices, measuring
 from farm.errors import Unsupported
+from farm.measurement import Memory
 from tests.fakes.driver import UUID, Driver
 
 
@@ -63,13 +64,35 @@ def test_what_the_driver_hides_is_not_observed_and_never_zero(
     assert device.peak_bytes() == (3 << 30, None)
 
 
-def test_a_gpu_that_others_left_meanwhile_holds_no_less_than_nothing(
-    seen: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("left_bytes", [0, 5 << 30])
+def test_a_gpu_that_others_left_meanwhile_does_not_tell_and_never_nothing(
+    seen: list[str], monkeypatch: pytest.MonkeyPatch, left_bytes: int
 ) -> None:
     driver = Driver(monkeypatch)
     device = devices.open_device("cuda", torch.get_num_threads(), UUID)
-    driver.used_bytes = 0
-    assert device.peak_bytes() == (3 << 30, 0)
+    driver.used_bytes = left_bytes  # 5 GiB were there before
+    assert device.peak_bytes() == (3 << 30, None)
+
+
+def test_a_library_with_an_allocator_of_its_own_took_not_nothing_of_torchs(
+    seen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = Driver(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 0)
+    device = devices.open_device("cuda", torch.get_num_threads(), UUID)
+    driver.used_bytes = 9 << 30
+    assert device.peak_bytes() == (None, 4 << 30)
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [({}, "the driver does not tell"), ({"vram_allocator_bytes": 5}, ""), ({"vram_process_bytes": 5}, "")],
+)
+def test_memory_of_a_gpu_that_nobody_tells_has_a_reason(told: dict[str, int], why: str) -> None:
+    taken = Memory(floor_bytes=1, peak_bytes=2, **told)
+    said = measuring._no_vram(taken)
+    assert said.startswith(why)
+    assert bool(said) is bool(why)
 
 
 def test_fp32_is_exact_and_waiting_is_torchs(seen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

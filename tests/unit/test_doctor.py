@@ -95,6 +95,15 @@ FAULTS: dict[str, tuple[str, Callable[[Host], object], Level, str]] = {
         Level.WARNING,
         "--cpuset-cpus",
     ),
+    "a quota of the service that it runs in": (
+        "quota",
+        lambda host: [
+            host.write("proc/self/cgroup", "0::/system.slice/farm.service"),
+            host.write("sys/fs/cgroup/system.slice/farm.service/cpu.max", "100000 100000"),
+        ],
+        Level.WARNING,
+        "--threads 1",
+    ),
     "little memory": (
         "memory",
         lambda host: host.write("proc/meminfo", "MemTotal: 9 kB\nMemAvailable:  3145728 kB"),
@@ -110,6 +119,15 @@ FAULTS: dict[str, tuple[str, Callable[[Host], object], Level, str]] = {
     "a container's little memory": (
         "memory",
         lambda host: host.write("sys/fs/cgroup/memory.max", 1 << 30),
+        Level.WARNING,
+        "container",
+    ),
+    "a container's memory that is taken": (
+        "memory",
+        lambda host: [
+            host.write("sys/fs/cgroup/memory.max", 8 << 30),
+            host.write("sys/fs/cgroup/memory.current", 7 << 30),
+        ],
         Level.WARNING,
         "container",
     ),
@@ -210,6 +228,29 @@ def test_tools_that_recipes_need_are_named_with_their_package(host: Host) -> Non
 def test_a_host_that_others_use_is_known_as_busy(host: Host, fault: str, is_busy: bool) -> None:
     FAULTS[fault][1](host)
     assert doctor.is_busy(examined(host)) is is_busy
+
+
+@pytest.mark.parametrize(("running", "is_busy"), [(3, False), (20, True)])
+def test_the_load_is_the_whole_hosts_also_where_a_container_has_two_processors_of_it(
+    host: Host, running: int, is_busy: bool
+) -> None:
+    others = "\n".join(f"cpu{number} 1 1 1 1 1 1 1 1" for number in range(1, 64))
+    host.write("proc/stat", f"{busy_ticks(2)}\n{others}")
+    host.write("proc/loadavg", f"{running}.00 0.1 0.1 2/99 1")
+    findings = examined(host)
+    assert doctor.is_busy(findings) is is_busy
+    assert any("on 64 processors" in finding.found for finding in findings) is is_busy
+
+
+@pytest.mark.parametrize(
+    ("limit", "usable"),
+    [("max 100000", (0, 1)), ("150000 100000", (0,)), ("50000 100000", (0,)), ("900000 100000", (0, 1))],
+)
+def test_jobs_can_use_as_many_processors_as_there_is_time_for(
+    host: Host, limit: str, usable: tuple[int, ...]
+) -> None:
+    host.write("sys/fs/cgroup/cpu.max", limit)
+    assert doctor.usable(doctor.Host(processors=(0, 1), scratch=SCRATCH, root=host.root)) == usable
 
 
 def test_a_gpu_that_others_use_or_that_sleeps_is_found(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,14 @@ def test_harm_is_a_reason_for_one_worker() -> None:
     assert neighbours.advice([]) == "once, with all processors: python -m workers --device cpu"
 
 
+def test_where_there_is_less_time_than_processors_no_worker_takes_all_of_them() -> None:
+    harm, none = found(1.3, 1.5), found(0.99, 1.01, threads=1, jobs=3)
+    for measured in ([harm], []):
+        advice = neighbours.advice(measured, at_most=3)
+        assert advice.endswith("(3): python -m workers --device cpu --threads 3")
+    assert neighbours.advice([none], at_most=3).endswith("one worker with --threads 3)")
+
+
 @pytest.mark.parametrize(("low", "high", "is_busy"), [(0.9, 1.4, False), (1.3, 1.5, True)])
 def test_what_could_not_be_told_is_to_be_measured_again(low: float, high: float, is_busy: bool) -> None:
     advice = neighbours.advice([found(low, high)], is_busy)

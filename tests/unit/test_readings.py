@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from farm.devices import nvml
-from farm.devices.host import HostSource, hardware
+from farm.devices.host import HostSource, hardware, same_cores
 from farm.devices.nvml import EnergyMeter, GpuSource
 from farm.devices.nvml import hardware as gpu_hardware
 from farm.devices.rapl import Rapl
@@ -194,6 +194,25 @@ def test_a_hosts_frequencies_are_those_of_its_fastest_kind_of_processor(host: Ho
     assert (found.base_hz, found.highest_hz, found.shown_hz) == (2.4e9, 4.1e9, 8e8)
     nothing = hardware((3,), host.root / "elsewhere")
     assert (nothing.base_hz, nothing.highest_hz, nothing.shown_hz) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("listed", "others"),
+    [
+        ({0: "0,4", 1: "1,5"}, {4, 5}),
+        ({0: "0-1", 1: "0-1"}, set()),
+        ({0: "0-3", 1: "0-3"}, {2, 3}),
+        ({0: "0", 1: "1"}, set()),
+        ({}, None),
+        ({0: "nonsense"}, None),
+    ],
+)
+def test_the_other_processors_of_its_cores_are_those_that_are_not_its_own(
+    host: Host, listed: dict[int, str], others: set[int] | None
+) -> None:
+    for number, text in listed.items():
+        host.write(f"sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list", text)
+    assert same_cores((0, 1), host.root) == others
 
 
 def test_a_gpus_figures_are_read_in_base_units(driver: Driver) -> None:

@@ -227,6 +227,7 @@ def test_a_protocol_that_is_changed_says_so_in_its_name() -> None:
         ("min_s=nan", "--set min_s"),
         ("min_s=5", "Set max_s as well"),
         ("warmup_min_s=5", "Set warmup_max_s as well"),
+        ("measure_deadline_s=2", "Set measure_deadline_s as well"),
         ("name=mine", "the name cannot be set"),
     ],
 )
@@ -235,6 +236,13 @@ def test_what_cannot_be_set_is_said_with_the_flag(setting: str, said: str) -> No
         changed(preset("quick")[0], [setting])
     assert said in str(refused.value)
     assert str(refused.value).startswith("--set")
+
+
+def test_windows_that_no_attempt_has_the_time_for_are_refused() -> None:
+    standard, _ = preset("standard")
+    with pytest.raises(BadInput, match=r"measure_deadline_s \(900\), and its timed windows alone take 901 s"):
+        changed(standard, ["min_s=300", "max_s=400"])
+    assert changed(standard, ["min_s=300", "max_s=400", "measure_deadline_s=3600"]).min_s == 300
 
 
 def test_a_size_that_a_model_cannot_take_is_refused_before_anything_is_queued() -> None:

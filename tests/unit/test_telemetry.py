@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from farm.devices.host import HostSource
+from farm.devices import nvml
+from farm.devices.host import HostSource, hardware
 from farm.devices.nvml import GpuSource
 from farm.devices.readings import Reading
+from farm.verdict import Level, judge
 from tests import factories
 from tests.fakes.driver import UUID, Driver
 from tests.fakes.host import Host
@@ -122,3 +125,57 @@ def test_on_a_cpu_the_reasons_stay_as_they_are() -> None:
     with telemetry.recorder(0.5, (0,), None) as recorder:
         found = recorder.attach(factories.measurement(missing={"gpu_utilization": "measured on a CPU"}))
     assert found.missing == {"gpu_utilization": "measured on a CPU"}
+
+
+# ---- faults injected into a driver and a kernel, judged
+
+
+@pytest.mark.parametrize(
+    ("fault", "level", "words"),
+    [
+        ({}, Level.VALID, ""),
+        ({"clock_mhz": 600, "reasons": 0x40}, Level.INVALID, "hardware thermal slowdown in 4 of 8 readings"),
+        ({"clock_mhz": 600}, Level.SUSPECT, "the driver gives no reason"),
+        ({"reasons": 0x4}, Level.SUSPECT, "software power cap in 4 of 8 readings"),
+        ({"processes": 2}, Level.INVALID, "1 other processes came to the GPU"),
+    ],
+    ids=["sound", "too hot", "a lower clock without a reason", "short of power", "somebody came"],
+)
+def test_what_a_gpus_driver_says_in_mid_window_turns_the_verdict(
+    monkeypatch: pytest.MonkeyPatch, fault: dict[str, int], level: Level, words: str
+) -> None:
+    driver, clock = Driver(monkeypatch), itertools.count(1000.0)
+    driver.processes = 0
+    with closing(GpuSource(UUID)) as source:
+        recorder = Recorder(1.0, [source], clock=lambda: next(clock))
+        driver.processes = 1
+        for reading in range(8):
+            if reading == 4:
+                driver.clocks_mhz[driver.NVML_CLOCK_SM] = fault.get("clock_mhz", 1755)
+                driver.reasons, driver.processes = fault.get("reasons", 0), fault.get("processes", 1)
+            recorder.look(CHILD)
+        found = recorder.attach(gpu_measurement(timed_from=1000.0, hardware=nvml.hardware(UUID)))
+    verdict = judge(found)
+    assert verdict.level is level
+    assert {reason.code for reason in verdict.reasons} <= {"throttled", "contaminated"}
+    assert words in "; ".join(map(str, verdict.reasons))
+
+
+@pytest.mark.parametrize(("clock_hz", "level"), [(2.4e9, Level.VALID), (1.1e9, Level.INVALID)])
+def test_a_processors_clock_that_drops_in_mid_window_turns_the_verdict(
+    tmp_path: Path, clock_hz: float, level: Level
+) -> None:
+    host, clock = Host(tmp_path), itertools.count(1000.0)
+    host.processors(2)
+    host.frequency(0, "base_frequency", 2.4e9)
+    host.frequency(0, "scaling_cur_freq", 2.4e9)
+    with closing(HostSource((0, 1), tmp_path)) as source:
+        recorder = Recorder(1.0, [source], clock=lambda: next(clock))
+        for second in range(8):
+            host.process(CHILD, session=CHILD, cpu_s=2 * second, rss_bytes=1 << 20)
+            host.frequency(0, "scaling_cur_freq", clock_hz if second else 2.4e9)
+            recorder.look(CHILD)
+        found = recorder.attach(factories.measurement(timed_from=1000.0, hardware=hardware((0, 1), tmp_path)))
+    verdict = judge(found)
+    assert verdict.level is level
+    assert {reason.code for reason in verdict.reasons} == ({"throttled"} if level is Level.INVALID else set())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from farm.measurement import Control, Grown, Hardware, Measurement, Samples, Usage
+from farm.measurement import Contention, Control, Grown, Hardware, Measurement, Samples, Usage
 from farm.verdict import RULES, Level, Reason, Verdict, judge, mendable, over_repeats
 from tests import factories
 
@@ -66,6 +66,11 @@ def at_clock(hertz: float, used: float = 1.9, **hardware: float) -> dict[str, An
     return {"telemetry": telemetry, "hardware": Hardware(**hardware), "timed_from": 1001.0}
 
 
+def held_back(seconds: float, others_s: float = 0.04) -> Contention:
+    """4 s on two processors, of which a container's limit took so many seconds."""
+    return factories.contention(others_s=others_s).model_copy(update={"held_back_s": seconds})
+
+
 def counting(processes: float, before: float = 0) -> dict[str, Any]:
     """A GPU measurement during which the driver showed so many processes."""
     return {"telemetry": factories.telemetry(None, {"gpu_processes": before}, gpu_processes=processes)}
@@ -85,12 +90,20 @@ CONTROL = Control(
 #: DenseNet-121 at 64 × 64.
 MACS = 231_286_784
 
+#: 4.9 TB/s.
+HBM = Hardware(memory_highest_hz=3.201e9, memory_bus_bits=6144)
+
 
 TRIPS: dict[str, tuple[dict[str, Any], str, Level]] = {
     "another provider": ({"evidence": {"provider_asked": "CUDA", "provider": "CPU"}}, "fallback", Level.INVALID),
     "another dtype": ({"evidence": {"dtype_asked": "bfloat16", "dtype": "float32"}}, "fallback", Level.INVALID),
     "no dtype seen": ({"evidence": {"dtype_asked": "bfloat16"}}, "fallback", Level.INVALID),
     "not compiled": ({"evidence": {"compiled": False}}, "fallback", Level.INVALID),
+    "a provider that got nothing to do": (
+        {"evidence": {"provider_asked": "CUDA", "provider": "CUDA", "nodes": {"CPU": 300}}},
+        "fallback",
+        Level.INVALID,
+    ),
     "another allocator": (
         {"evidence": {"allocator_asked": "jemalloc", "allocator": "glibc"}},
         "fallback",
@@ -129,6 +142,12 @@ TRIPS: dict[str, tuple[dict[str, Any], str, Level]] = {
     "others": ({"contention": factories.contention(others_s=0.6)}, "contaminated", Level.SUSPECT),
     "a busy host": ({"contention": factories.contention(others_s=3.0)}, "contaminated", Level.INVALID),
     "steal": ({"contention": factories.contention(steal_s=2.0)}, "contaminated", Level.INVALID),
+    "a limit on processor time": ({"contention": held_back(2.0)}, "contaminated", Level.INVALID),
+    "the other half of its core": (
+        {"contention": factories.contention().model_copy(update={"beside_s": 3.0})},
+        "contaminated",
+        Level.SUSPECT,
+    ),
     "contention unknown": ({"contention": None}, "contaminated", Level.SUSPECT),
     "a busy cell": (factories.control(cell_idle_share=0.2), "contaminated", Level.SUSPECT),
     "a busy control": (factories.control(control_idle_share=0.9), "contaminated", Level.INVALID),
@@ -185,6 +204,11 @@ TRIPS: dict[str, tuple[dict[str, Any], str, Level]] = {
         "implausible",
         Level.INVALID,
     ),
+    "faster than a GPU's memory and caches can": (
+        on_gpu(samples=factories.samples(0.0002, 0.5), hardware=HBM),
+        "implausible",
+        Level.INVALID,
+    ),
     "NaN": ({"accuracy": factories.accuracy(finite=False)}, "implausible", Level.INVALID),
 }
 
@@ -222,6 +246,8 @@ PASSES: dict[str, dict[str, Any]] = {
     "fast, on a GPU of which nothing is known": on_gpu(
         macs=MACS, samples=factories.samples(0.0005, 0.5), hardware=Hardware()
     ),
+    # 32 MB of weights ten times as fast as 4.9 TB/s
+    "fast, out of a GPU's cache": on_gpu(samples=factories.samples(0.00066, 0.5), hardware=HBM),
     "small drift": {"samples": stepped(0.03)},
     "pruned": compressed(),
     "a student": compressed(parameters_allowed=3_000_000),
@@ -234,6 +260,7 @@ PASSES: dict[str, dict[str, Any]] = {
     "a few faults": {"usage": with_faults(15.0, 0.0)},
     "many but steady faults": {"usage": with_faults(9000.0, 8500.0)},
     "a quiet neighbour": {"contention": factories.contention(others_s=0.3)},
+    "other halves that hardly work": {"contention": factories.contention().model_copy(update={"beside_s": 1.0})},
     "one answer lost": {"accuracy": factories.accuracy(top1_correct=849)},
     "no labels": {
         "accuracy": factories.accuracy(top1_correct=None, top5_correct=None, baseline_top1_correct=None)
@@ -377,3 +404,14 @@ def test_measuring_again_does_not_help_where_others_cannot_be_seen_or_the_partne
     assert not mendable(judge(factories.measurement(contention=None)))
     assert not mendable(judge(factories.measurement(**factories.control(cell_idle_share=0.9))))
     assert mendable(judge(factories.measurement(contention=factories.contention(others_s=4.0))))
+
+
+def test_a_containers_limit_is_named_and_would_be_found_again_and_a_little_of_it_is_nothing() -> None:
+    limited = judge(factories.measurement(contention=held_back(2.0)))
+    [text] = map(str, limited.reasons)
+    assert text == "contaminated: a limit on processor time took 0.51 of the measurement's 2 processors"
+    assert not mendable(limited)
+    busy = judge(factories.measurement(contention=held_back(1.0, others_s=2.0)))
+    assert "others had 0.75" in str(busy.reasons[0])
+    assert mendable(busy)
+    assert judge(factories.measurement(contention=held_back(0.3))).level is Level.VALID
