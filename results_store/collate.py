@@ -207,6 +207,8 @@ class Row:
     attempts: int
     #: Measurements that were made again because others or the host had spoilt them; the best ones are shown.
     remeasured: int
+    #: Repeats that are still to be measured, or to be measured again: the row may change.
+    repeats_pending: int = 0
     #: Class of the worker that made the results; None without results.
     environment_key: str | None
     #: Key and id of the first repeat's job.
@@ -414,19 +416,27 @@ def _row(results: list[JobResult], wanted: int, judged_by: _Judge) -> Row:
         run_id=first.run_id,
         cell=first.spec.cell,
         outcome=outcome(results),
-        reason="; ".join(dict.fromkeys(result.reason for result in others if result.reason)),
+        reason="; ".join(dict.fromkeys(filter(None, (_why(result, bool(measured)) for result in others)))),
         verdict=worst(verdict for _, verdict in judged) if judged else None,
         repeats_wanted=wanted,
         repeats_measured=len(measured),
         repeats_adopted=len(adopted),
         attempts=sum(result.attempts for result in results),
         remeasured=sum(result.remeasured for result in results),
+        repeats_pending=sum(result.state.is_open for result in results),
         environment_key=next((result.environment_key for result in results), None),
         job_key=first.spec.key,
         job_id=first.job_id,
         job_ids=tuple(result.job_id for result in sorted(results, key=lambda result: result.spec.repeat)),
         figures=_figures(measured, [m for m, v in judged if v.level is not Level.INVALID]) if measured else None,
     )
+
+
+def _why(result: JobResult, is_measured: bool) -> str:
+    """Why a repeat is missing, or is not there yet; how it ended where a measured row would not say so."""
+    if result.reason or result.state.is_open or not is_measured:
+        return result.reason
+    return str(Outcome.CANCELLED if result.state is State.CANCELLED else result.outcome or "")
 
 
 def _is_own(result: JobResult) -> bool:

@@ -376,12 +376,15 @@
     const told = [...new Set(keys)].filter((key) => Array.isArray(found[key])).map((key) => `${data.rule.metrics[key].name} ${reading(data.rule.metrics[key], found[key])}`);
     return `Deploy ${named(winner)} on ${question.group.device}: ${told.join(", ")}.`;
   };
-  const doubts = ({ winner }, question) => [
-    winner.is_valid ? "" : `This row is SUSPECT${question.suspect ? "" : ": nothing VALID keeps these limits"}; why stands under “What is doubted or missing”.`,
-    value(rowOf(winner), "repeats_measured") < data.rule.min_repeats
-      ? `It was measured in ${count(value(rowOf(winner), "repeats_measured"), "repeat")}, which claims no difference between recipes; the standard protocol measures ten.`
-      : "",
-  ].filter(Boolean).map((text) => made("p", { className: "notice" }, text));
+  const doubts = ({ winner }, question) => {
+    const [measured, wanted] = ["repeats_measured", "repeats_wanted"].map((name) => value(rowOf(winner), name));
+    const repeats = `It was measured in ${measured} of ${count(wanted, "repeat")}`;
+    return [
+      winner.is_valid ? "" : `This row is SUSPECT${question.suspect ? "" : ": nothing VALID keeps these limits"}; why stands under “What is doubted or missing”.`,
+      measured < data.rule.min_repeats ? `${repeats}, which claims no difference between recipes; the standard protocol measures ten.` : "",
+      measured < wanted && measured >= data.rule.min_repeats ? `${repeats}: the others failed, were cancelled or are still to come.` : "",
+    ].filter(Boolean).map((text) => made("p", { className: "notice" }, text));
+  };
 
   const tell = (answer, question) => {
     const title = question.group.title;

@@ -148,6 +148,18 @@ def test_what_cannot_be_told_apart_is_said() -> None:
     assert any("no difference from others is claimed" in note for note in pick.notes)
 
 
+def test_a_row_with_too_few_calls_for_a_median_has_a_sentence_without_one() -> None:
+    few = {"samples": factories.samples(calls=8), "control": None}
+    run = collated(
+        lambda spec: plausible(spec) | few,
+        recipes=("baseline",),
+        batches=(8,),
+        protocol=factories.PROTOCOL.model_copy(update={"min_calls": 5}),
+    )
+    [pick] = answer(only(run)).picks
+    assert re.match(r"[78]\d\d samples/s, it is the baseline itself, top-1 ", pick.sentence)
+
+
 def test_a_group_without_anything_to_trust_says_so(tmp_path: Path) -> None:
     run = collated(lambda spec: (Outcome.CRASHED, "SIGSEGV"), recipes=("baseline", "amp"), batches=(1,))
     told = answer(only(run))
