@@ -469,7 +469,7 @@ def _figures(results: list[JobResult], trusted: list[Measurement]) -> Figures:
     latest = max(found, key=lambda m: m.started_at)
     each = [throughput(m) for m in found]
     low, high = _throughput_interval(found)
-    ratios = [m.speedups for m in trusted]
+    ratios = [[ratio for ratio in m.speedups if _can_be(ratio)] for m in trusted]
     return Figures(
         device=_latency([m.samples.device_ns for m in found]),
         end_to_end=_latency([m.samples.end_to_end_ns for m in found]),
@@ -485,8 +485,8 @@ def _figures(results: list[JobResult], trusted: list[Measurement]) -> Figures:
         vram_process_bytes=_median(memory.vram_process_bytes for memory in memories),
         cpu_utilization=_median(map(_cpu_utilization, found)),
         gpu_utilization=_median(_mean_of(m, "gpu_utilization") for m in found),
-        energy_per_sample_j=_median(m.energy.per_sample_j for m in found if m.energy),
-        power_mean_w=_median(m.energy.mean_w for m in found if m.energy),
+        energy_per_sample_j=_median(m.energy.per_sample_j for m in found if m.energy and _can_be(m.energy.joules)),
+        power_mean_w=_median(m.energy.mean_w for m in found if m.energy and _can_be(m.energy.joules)),
         gpu_clock_hz=_median(_mean_of(m, "gpu_sm_clock_hz") for m in found),
         arithmetic_share=_median(map(roofline.arithmetic_share, found)),
         bandwidth_share=_median(map(roofline.bandwidth_share, found)),
@@ -527,13 +527,18 @@ def _few_answers(fullest: list[Measurement]) -> dict[str, str]:
     return {"accuracy": why}
 
 
+def _can_be(value: float) -> bool:
+    """Whether something can take so much: a broken counter or clock may say 0, less, or what is no number."""
+    return 0 < value < math.inf
+
+
 def _by_repeat(trusted: list[Measurement], ratios: list[list[float]]) -> ByRepeat:
     medians = (statistics.percentile(m.samples.device_ns, 50) for m in trusted)
     return ByRepeat(
         p50_s=tuple(ns / 1e9 for ns in medians if ns),
         throughput=tuple(filter(None, map(throughput, trusted))),
         speedup=tuple(math.exp(median(map(math.log, rounds))) for rounds in ratios if rounds),
-        energy_per_sample_j=tuple(m.energy.per_sample_j for m in trusted if m.energy),
+        energy_per_sample_j=tuple(m.energy.per_sample_j for m in trusted if m.energy and _can_be(m.energy.joules)),
     )
 
 
@@ -557,9 +562,10 @@ def _latency(repeats: list[tuple[int, ...]]) -> Latency:
 
 
 def throughput(measurement: Measurement) -> float | None:
-    """Samples per second over the measured window, of the device figure; None without any call."""
+    """Samples per second over the measured window, of the device figure; None without any call that took time."""
     samples = measurement.samples.device_ns
-    return measurement.spec.batch_size * len(samples) / (sum(samples) / 1e9) if samples else None
+    taken_s = sum(samples) / 1e9
+    return measurement.spec.batch_size * len(samples) / taken_s if taken_s > 0 else None
 
 
 def _throughput_interval(found: list[Measurement]) -> tuple[float | None, float | None]:
@@ -572,7 +578,7 @@ def _throughput_interval(found: list[Measurement]) -> tuple[float | None, float 
         return None, None
     _, least_ns, most_ns = statistics.mean_interval(samples)
     per_call = 1e9 * found[0].spec.batch_size
-    return per_call / most_ns, per_call / least_ns if least_ns > 0 else None
+    return per_call / most_ns if most_ns > 0 else None, per_call / least_ns if least_ns > 0 else None
 
 
 def _cpu_utilization(measurement: Measurement) -> float | None:
@@ -662,7 +668,7 @@ def _with_speedups(rows: list[Row]) -> list[Row]:
 
 def _with_speedup(row: Row, baseline_s: float | None) -> Row:
     own_s = _p50(row)
-    if row.figures is None or own_s is None or baseline_s is None:
+    if row.figures is None or not own_s or not baseline_s:
         return row
     return replace(row, figures=replace(row.figures, speedup_unpaired=baseline_s / own_s))
 

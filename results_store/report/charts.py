@@ -379,9 +379,12 @@ def spread(group: Group, batch: int, observed: Observed) -> Chart:
     tallest = max([*q[4], *(value for value in tails if value is not None)])
     axis = {"title": "ms per batch, device"}
     scale = {"type": "log", "dtick": "D2"} if tallest > _WIDE * min(q[0]) else {"rangemode": "tozero"}
-    labels = [
-        f"{_short(e.recipe)}{_mark(e)} · {number(s.quantiles_ms[2])} ms" for e, s in zip(rows, found, strict=True)
+    # the CSV's median, over repeats; that of all calls together is the line in the box
+    medians = [
+        "" if entry.figure("latency_p50_ms") is None else f" · p50 {_told(entry, 'latency_p50_ms')} ms"
+        for entry in rows
     ]
+    labels = [f"{_short(entry.recipe)}{_mark(entry)}{told}" for entry, told in zip(rows, medians, strict=True)]
     note = "" if has_tails else " p99 needs 662 calls of a repeat, and no row has so many."
     return Chart(
         figure={"data": [box, p99] if has_tails else [box], "layout": _row_layout(labels, axis | scale)},

@@ -380,10 +380,10 @@
     const [measured, wanted] = ["repeats_measured", "repeats_wanted"].map((name) => value(rowOf(winner), name));
     const repeats = `It was measured in ${measured} of ${count(wanted, "repeat")}`;
     return [
-      winner.is_valid ? "" : `This row is SUSPECT${question.suspect ? "" : ": nothing VALID keeps these limits"}; why stands under “What is doubted or missing”.`,
+      winner.is_valid ? "" : `This row is SUSPECT${question.suspect ? "" : ": nothing VALID keeps these limits"}.`,
       measured < data.rule.min_repeats ? `${repeats}, which claims no difference between recipes; the standard protocol measures ten.` : "",
       measured < wanted && measured >= data.rule.min_repeats ? `${repeats}: the others failed, were cancelled or are still to come.` : "",
-    ].filter(Boolean).map((text) => made("p", { className: "notice" }, text));
+    ].filter(Boolean).map((text) => made("p", { className: "notice" }, `${text} `, made("a", { href: "#doubts" }, "What is doubted, and why"), "."));
   };
 
   const tell = (answer, question) => {

@@ -397,6 +397,16 @@ def test_the_spread_of_calls_is_that_of_the_samples() -> None:
     assert high / low == pytest.approx(1.02, abs=0.005)
 
 
+def test_the_label_of_a_spread_has_the_csvs_median_and_not_that_of_all_calls_together() -> None:
+    def ended(spec: JobSpec) -> dict[str, Any]:
+        calls = 100 if spec.repeat else 900
+        return plausible(spec) | {"samples": factories.samples(10 + spec.repeat, 20, calls=calls), "control": None}
+
+    run = collated(ended, recipes=("baseline",), batches=(8,), repeats=3)
+    [label] = charts.spread(only(run), 8, observe(run, only(run).entries)).figure["layout"]["annotations"]  # type: ignore[index]
+    assert label["text"] == "baseline · p50 11.0 ms"
+
+
 def test_drift_is_how_far_controls_are_off_those_like_them() -> None:
     run = collated(plausible, recipes=("baseline", "compile"), batches=(1, 8), repeats=4)
     [drift] = observe(run, ()).drifts
