@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from farm.measurement import Outcome
 from farm.spec import JobSpec
+from producer.progress import summary
 from results_store.__main__ import app
 from results_store.collate import collate, export
 from results_store.compare import compare
@@ -153,3 +154,12 @@ def test_the_commands_tell_it_too(store: Store, tmp_path: Path, monkeypatch: pyt
     done = CliRunner().invoke(app, ["recommend", "--json"])
     [device] = json.loads(done.stdout)["devices"]
     assert device["notes"] == ["1 of 4 repeats are still to be measured: the answer may change."]
+
+
+def test_every_job_of_a_cancelled_run_is_counted_by_how_it_ended(store: Store) -> None:
+    run = factories.submitted(store, repeats=10)
+    measure(store, 2)
+    store.cancel(run)
+    progress = store.progress(run)
+    assert progress.outcomes == {Outcome.OK: 2, Outcome.CANCELLED: 8}
+    assert summary(progress) == "[10/10 jobs] 1/1 cells · 2 ok · 8 cancelled · finished"
