@@ -395,7 +395,7 @@
     if (!answer.winner) {
       const failed = answer.nearest?.failed ?? [];
       const near = !failed.length ? "Nothing was measured that can be trusted."
-        : `${failed.every((check) => check.miss === null) ? "Of no cell it is known" : `The nearest is ${named(answer.nearest.row)}`}: ${failed.map(checked).join("; ")}.`;
+        : `${failed.every((check) => check.miss === null) ? "Of no cell is known what is asked for" : `The nearest is ${named(answer.nearest.row)}`}: ${failed.map(checked).join("; ")}.`;
       one("#choice").replaceChildren(
         made("p", { className: "sentence" }, `Nothing to deploy for ${title} under these limits.`), made("p", {}, ...breakable(near)), list(out), again);
       return;

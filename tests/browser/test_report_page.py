@@ -330,7 +330,11 @@ def _require_equal(found: dict[str, Any], advice: Advice, asked: str) -> None:
     if advice.winner is None and advice.nearest:
         cell = advice.nearest[0].row.cell
         is_known = any(check.miss is not None for check in advice.nearest)
-        near = f"The nearest is {cell.recipe} at batch {cell.batch_size}" if is_known else "Of no cell it is known"
+        near = (
+            f"The nearest is {cell.recipe} at batch {cell.batch_size}"
+            if is_known
+            else "Of no cell is known what is asked for"
+        )
         assert f"{near}: " in found["text"], asked
 
 

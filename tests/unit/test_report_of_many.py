@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from farm.spec import JobSpec
+from results_store.collate import export
 from results_store.report import charts
 from results_store.report.cells import Group, grouped
 from results_store.report.observed import observe
 from tests import factories
-from tests.reports import collated, plausible
+from tests.reports import Page, collated, plausible
 
 #: The more is pruned, the smaller the model, the slower it is, and the longer its start.
 RECIPES = ("baseline", *(f"pruning({share / 100:g})" for share in range(10, 70)))
@@ -47,6 +49,18 @@ def test_the_least_and_the_longest_are_those_of_all_also_where_they_have_no_line
     # a baseline has nothing to pay off
     for found, more in ((size, 31), (start, 31), (chart("spread"), 31), (chart("pays"), 30)):
         assert found.says.endswith(f" The 30 of the highest throughput; {more} more are among all cells.")
+
+
+def test_every_line_of_the_overview_says_in_which_environment_it_was_measured(tmp_path: Path) -> None:
+    def elsewhere(spec: JobSpec) -> dict[str, Any]:
+        where = factories.environment(device_model=f"CPU number {spec.batch_size}")
+        return {**plausible(spec), "environment": where}
+
+    run = collated(elsewhere, recipes=("baseline",), batches=(1, 2, 4, 8))
+    text = Page(export(run, tmp_path, "report")).text
+    overview = text.partition("most samples/s with")[2].partition("What it costs")[0]
+    # in the table, and once more over the first answer
+    assert [overview.count(f"CPU number {size},") for size in (1, 2, 4, 8)] == [2, 1, 1, 1]
 
 
 def test_recipes_that_are_not_drawn_are_counted_and_the_legend_counts_those_that_are() -> None:
