@@ -85,9 +85,10 @@ def _when(seconds: float) -> str:
 
 def ending(progress: Progress) -> str:
     """How a run ended, in one sentence."""
-    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(ends(progress).items()))
-    cancelled = progress.states.get(State.CANCELLED, 0)
-    more = f", {cancelled} cancelled" if cancelled and Outcome.CANCELLED not in progress.outcomes else ""
+    found = ends(progress)
+    cancelled = found.pop(Outcome.CANCELLED, 0)
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(found.items()))
+    more = f", {cancelled} cancelled" if cancelled else ""
     jobs = with_controls(f"{progress.jobs} jobs", progress.controls)
     return f"Run {progress.title}: {jobs}: {outcomes or 'nothing measured'}{more}."
 

@@ -209,6 +209,8 @@ class Row:
     attempts: int
     #: Measurements that were made again because others or the host had spoilt them; the best ones are shown.
     remeasured: int
+    #: Repeats that are still to be measured, or to be measured again: the row may change.
+    repeats_pending: int = 0
     #: Class of the worker that made the results; None without results.
     environment_key: str | None
     #: Key and id of the first repeat's job.
@@ -416,7 +418,7 @@ def _row(results: list[JobResult], wanted: int, judged_by: _Judge) -> Row:
         run_id=first.run_id,
         cell=first.spec.cell,
         outcome=outcome(results),
-        reason="; ".join(dict.fromkeys(result.reason for result in others if result.reason)),
+        reason="; ".join(dict.fromkeys(filter(None, (_why(result, bool(measured)) for result in others)))),
         verdict=over_repeats(verdict for _, verdict in judged) if judged else None,
         repeats_wanted=wanted,
         repeats_measured=len(measured),
@@ -424,12 +426,20 @@ def _row(results: list[JobResult], wanted: int, judged_by: _Judge) -> Row:
         repeats_adopted=len(adopted),
         attempts=sum(result.attempts for result in results),
         remeasured=sum(result.remeasured for result in results),
+        repeats_pending=sum(result.state.is_open for result in results),
         environment_key=next((result.environment_key for result in results), None),
         job_key=first.spec.key,
         job_id=first.job_id,
         job_ids=tuple(result.job_id for result in sorted(results, key=lambda result: result.spec.repeat)),
         figures=_figures(measured, [m for m, v in judged if v.level is not Level.INVALID]) if measured else None,
     )
+
+
+def _why(result: JobResult, is_measured: bool) -> str:
+    """Why a repeat is missing, or is not there yet; how it ended where a measured row would not say so."""
+    if result.reason or result.state.is_open or not is_measured:
+        return result.reason
+    return str(Outcome.CANCELLED if result.state is State.CANCELLED else result.outcome or "")
 
 
 def _is_own(result: JobResult) -> bool:
@@ -462,7 +472,7 @@ def _figures(results: list[JobResult], trusted: list[Measurement]) -> Figures:
     latest = max(found, key=lambda m: m.started_at)
     each = [throughput(m) for m in found]
     low, high = _throughput_interval(found)
-    ratios = [m.speedups for m in trusted]
+    ratios = [[ratio for ratio in m.speedups if _can_be(ratio)] for m in trusted]
     device = _latency([m.samples.device_ns for m in found])
     end_to_end = _latency([m.samples.end_to_end_ns for m in found])
     paired = speedup(ratios)
@@ -481,8 +491,8 @@ def _figures(results: list[JobResult], trusted: list[Measurement]) -> Figures:
         vram_process_bytes=_median(memory.vram_process_bytes for memory in memories),
         cpu_utilization=_median(map(_cpu_utilization, found)),
         gpu_utilization=_median(_mean_of(m, "gpu_utilization") for m in found),
-        energy_per_sample_j=_median(m.energy.per_sample_j for m in found if m.energy),
-        power_mean_w=_median(m.energy.mean_w for m in found if m.energy),
+        energy_per_sample_j=_median(m.energy.per_sample_j for m in found if m.energy and _can_be(m.energy.joules)),
+        power_mean_w=_median(m.energy.mean_w for m in found if m.energy and _can_be(m.energy.joules)),
         gpu_clock_hz=_median(_mean_of(m, "gpu_sm_clock_hz") for m in found),
         arithmetic_share=_median(map(roofline.arithmetic_share, found)),
         bandwidth_share=_median(map(roofline.bandwidth_share, found)),
@@ -544,13 +554,18 @@ def _unpaired(found: list[Measurement], paired: Speedup | None) -> dict[str, str
     return {"speedup": "every repeat is INVALID" if had_one else "the protocol has no live control"}
 
 
+def _can_be(value: float) -> bool:
+    """Whether something can take so much: a broken counter or clock may say 0, less, or what is no number."""
+    return 0 < value < math.inf
+
+
 def _by_repeat(trusted: list[Measurement], ratios: list[list[float]]) -> ByRepeat:
     medians = (statistics.percentile(m.samples.device_ns, 50) for m in trusted)
     return ByRepeat(
         p50_s=tuple(ns / 1e9 for ns in medians if ns),
         throughput=tuple(filter(None, map(throughput, trusted))),
         speedup=tuple(math.exp(median(map(math.log, rounds))) for rounds in ratios if rounds),
-        energy_per_sample_j=tuple(m.energy.per_sample_j for m in trusted if m.energy),
+        energy_per_sample_j=tuple(m.energy.per_sample_j for m in trusted if m.energy and _can_be(m.energy.joules)),
     )
 
 
@@ -574,9 +589,10 @@ def _latency(repeats: list[tuple[int, ...]]) -> Latency:
 
 
 def throughput(measurement: Measurement) -> float | None:
-    """Samples per second over the measured window, of the device figure; None without any call."""
+    """Samples per second over the measured window, of the device figure; None without any call that took time."""
     samples = measurement.samples.device_ns
-    return measurement.spec.batch_size * len(samples) / (sum(samples) / 1e9) if samples else None
+    taken_s = sum(samples) / 1e9
+    return measurement.spec.batch_size * len(samples) / taken_s if taken_s > 0 else None
 
 
 def _throughput_interval(found: list[Measurement]) -> tuple[float | None, float | None]:
@@ -589,7 +605,7 @@ def _throughput_interval(found: list[Measurement]) -> tuple[float | None, float 
         return None, None
     _, least_ns, most_ns = statistics.mean_interval(samples)
     per_call = 1e9 * found[0].spec.batch_size
-    return per_call / most_ns, per_call / least_ns if least_ns > 0 else None
+    return per_call / most_ns if most_ns > 0 else None, per_call / least_ns if least_ns > 0 else None
 
 
 def _cpu_utilization(measurement: Measurement) -> float | None:
@@ -679,7 +695,7 @@ def _with_speedups(rows: list[Row]) -> list[Row]:
 
 def _with_speedup(row: Row, baseline_s: float | None) -> Row:
     own_s = _p50(row)
-    if row.figures is None or own_s is None or baseline_s is None:
+    if row.figures is None or not own_s or not baseline_s:
         return row
     return replace(row, figures=replace(row.figures, speedup_unpaired=baseline_s / own_s))
 

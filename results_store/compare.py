@@ -184,6 +184,12 @@ class Report:
         """How many cells could be told: what the level of each interval is corrected for."""
         return sum(comparison.difference is not None for comparison in self.comparisons)
 
+    @property
+    def pending(self) -> dict[str, int]:
+        """How many repeats of these cells `A` and `B` have still to measure."""
+        sides = {"A": [one.a for one in self.comparisons], "B": [one.b for one in self.comparisons]}
+        return {name: sum(row.repeats_pending for row in rows if row) for name, rows in sides.items()}
+
     def regressions(self, tolerated_percent: float = 0.0) -> list[Comparison]:
         """The cells that became worse."""
         return [comparison for comparison in self.comparisons if comparison.regression(tolerated_percent)]

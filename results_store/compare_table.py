@@ -17,6 +17,8 @@ from results_store.compare import Comparison, Report, told
 _STYLES = {Answer.FASTER: "green", Answer.SLOWER: "red", Answer.SAME: "", Answer.UNKNOWN: "yellow"}
 _COLUMNS = ("batch size", "device", "A ms", "B ms", "change %", "interval %", "repeats")
 _MIB = 1 << 20
+#: So many cells that became worse are named in the sentence; the table has all of them.
+_MOST_NAMED = 12
 
 
 def heading(report: Report) -> list[str]:
@@ -33,6 +35,11 @@ def heading(report: Report) -> list[str]:
             f"UNLIKE ENVIRONMENTS: {told(report.unlike)}. Read paired ratios, in which there is nothing of what "
             "became slower or faster for the control too; times are no comparison.",
         )
+    for name, pending in report.pending.items():
+        if pending:
+            lines.append(
+                f"{name} is not finished: {pending} repeats are still to be measured; answers may change."
+            )
     return lines
 
 
@@ -67,8 +74,9 @@ def sentence(report: Report, tolerated_percent: float = 0.0) -> str:
     parts = [f"{counted[answer]} {answer}" for answer in Answer if counted[answer]]
     worse = report.regressions(tolerated_percent)
     if worse:
-        named = ", ".join(f"{_label(one)} ({one.regression(tolerated_percent)})" for one in worse)
-        verdict = f"B is worse than A: {named}"
+        named = ", ".join(f"{_label(one)} ({one.regression(tolerated_percent)})" for one in worse[:_MOST_NAMED])
+        more = f" and {len(worse) - _MOST_NAMED} more" if len(worse) > _MOST_NAMED else ""
+        verdict = f"B is worse than A: {named}{more}"
     elif report.compared:
         verdict = "No regression was found"
     else:
@@ -88,6 +96,7 @@ def as_json(report: Report, tolerated_percent: float = 0.0) -> dict[str, Any]:
         "bias_percent": {device: _percent(bias) for device, bias in report.bias.items()},
         "cells": [_as_json(comparison, tolerated_percent) for comparison in report.comparisons],
         "regressions": len(report.regressions(tolerated_percent)),
+        "repeats_pending": {name.lower(): pending for name, pending in report.pending.items()},
         "sentence": sentence(report, tolerated_percent),
     }
 

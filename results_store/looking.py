@@ -108,11 +108,11 @@ def progress(connection: sa.Connection, number: int) -> Progress:
     """How a run goes."""
     [run] = all_runs(connection, number)
     of_run = sa.and_(jobs.c.run_number == number, is_of_matrix(number))
-    outcomes = (
-        sa.select(jobs.c.outcome, sa.func.count())
-        .where(of_run, jobs.c.outcome.is_not(None), sa.not_(is_open(jobs)))
-        .group_by(jobs.c.outcome)
-    )
+    by = (jobs.c.state, jobs.c.outcome)
+    ended = sa.select(*by, sa.func.count()).where(of_run, sa.not_(is_open(jobs))).group_by(*by)
+    outcomes = Counter[Outcome]()
+    for state, outcome, count in connection.execute(ended):
+        outcomes[_ended_as(State(state), outcome)] += count
     all_cells, open_cells = connection.execute(_cell_counts(number)).one()
     started_at, mean, clock = connection.execute(_pace(number)).one()
     remeasured = sa.select(sa.func.coalesce(sa.func.sum(jobs.c.remeasured), 0)).where(of_run)
@@ -121,7 +121,7 @@ def progress(connection: sa.Connection, number: int) -> Progress:
         name=run.name,
         states=run.states,
         control_states=run.control_states,
-        outcomes={Outcome(outcome): count for outcome, count in connection.execute(outcomes)},
+        outcomes={outcome: outcomes[outcome] for outcome in Outcome if outcomes[outcome]},
         running=_running(connection, number),
         failures=_failures(connection, number),
         cells=all_cells,

@@ -80,7 +80,7 @@ def question(
     """
     if objective not in OBJECTIVES:
         raise unknown("objective", objective, OBJECTIVES)
-    of_devices = dict(map(_price, _items(prices)))
+    of_devices = _prices(map(_price, _items(prices)))
     if objective == "cost" and not of_devices:
         raise BadInput(
             "--objective cost needs the price of an hour of each device, such as --price-per-hour cpu=0.10."
@@ -112,3 +112,12 @@ def _price(text: str) -> tuple[str, float]:
         return device, float(price)
     except ValueError:
         raise BadInput(f"--price-per-hour {text}: a device and a price are needed, such as cpu=0.10.") from None
+
+
+def _prices(given: Iterable[tuple[str, float]]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for device, price in given:
+        if device in found and found[device] != price:
+            raise BadInput(f"--price-per-hour {device}: {found[device]:g} or {price:g}? Leave one of them out.")
+        found[device] = price
+    return found

@@ -134,6 +134,12 @@ class Recommendation:
         """Whether anything can be deployed anywhere."""
         return any(advice.winner for advice in self.advice)
 
+    @property
+    def cheapest(self) -> Advice | None:
+        """Where a million samples cost the least; None without prices."""
+        priced = [advice for advice in self.advice if advice.cost is not None]
+        return min(priced, key=lambda advice: advice.cost or 0.0, default=None)
+
 
 def recommend(rows: Sequence[Row], question: Question) -> Recommendation:
     """The best cell on each device of a run.
@@ -410,25 +416,40 @@ def _nearest(seen: list[_Seen]) -> tuple[Check, ...]:
 
 
 def _notes(rows: Sequence[Row], candidates: tuple[Candidate, ...], question: Question) -> Iterable[str]:
-    pending = sum(row.outcome == PENDING for row in rows)
-    if pending:
-        yield f"{pending} of {len(rows)} cells are not measured yet: the answer may change."
+    yield from _unfinished(rows)
     if not candidates:
         return
     winner = candidates[0].row
     if winner.verdict is not None and winner.verdict.level is Level.SUSPECT:
-        why = "as --allow-suspect has it" if question.allow_suspect else "for nothing VALID keeps every constraint"
+        chosen = (
+            "nothing VALID keeps every constraint" if question.constraints else "nothing VALID is there to choose"
+        )
+        why = "as --allow-suspect has it" if question.allow_suspect else f"for {chosen}"
         reasons = "; ".join(map(str, winner.verdict.reasons))
         yield f"The winner is SUSPECT, chosen {why}: {' '.join(reasons.split())}."
     if winner.repeats_measured < MIN_REPEATS:
         repeats = "1 repeat" if winner.repeats_measured == 1 else f"{winner.repeats_measured} repeats"
+        are_too_few = winner.repeats_wanted < MIN_REPEATS
+        more = "Measure with --protocol standard" if are_too_few else f"{winner.repeats_wanted} were asked for"
         yield (
             f"The winner has {repeats}: its intervals do not say what varies between processes, and no difference "
-            "from others is claimed. "
-            "Measure with --protocol standard."
+            f"from others is claimed. {more}."
         )
+    if winner.reason:
+        measured = f"{winner.repeats_measured} of {winner.repeats_wanted} were"
+        yield f"Not every repeat of the winner was measured ({measured}): {' '.join(winner.reason.split())}."
     if any(found.standing is Standing.BETTER for found in candidates):
         yield "Another is better by its repeats than the winner, which has the better estimate: measure again."
+
+
+def _unfinished(rows: Sequence[Row]) -> Iterable[str]:
+    """What is still to come, of cells and of repeats: on a run that goes on, every cell soon has a few."""
+    cells = sum(row.outcome == PENDING for row in rows)
+    repeats = sum(row.repeats_pending for row in rows)
+    if repeats:
+        none_yet = f", and {cells} of {len(rows)} cells have none yet" if cells else ""
+        wanted = sum(row.repeats_wanted for row in rows)
+        yield f"{repeats} of {wanted} repeats are still to be measured{none_yet}: the answer may change."
 
 
 def _cost(candidates: tuple[Candidate, ...], price: float | None) -> float | None:

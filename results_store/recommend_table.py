@@ -38,6 +38,7 @@ def shown(run: str, found: Recommendation, most: int = MOST_SHOWN) -> Iterator[_
     """The whole answer for people: lines, and tables between them; at most so many cells of a kind are named."""
     yield f"Run {run}: {_asked(found.question)}."
     yield from _apart(found.advice)
+    yield from _cheapest(found)
     for advice in found.advice:
         yield ""
         yield from _advice(advice, found.question, most)
@@ -68,6 +69,7 @@ def as_json(run: str, found: Recommendation, most: int = MOST_IN_JSON) -> dict[s
         "allow_suspect": question.allow_suspect,
         "prices_per_hour": dict(question.prices),
         "feasible": found.is_feasible,
+        "cheapest": found.cheapest and found.cheapest.winner and _cell(found.cheapest.winner.row),
         "devices": [_advice_json(advice, question, most) for advice in found.advice],
     }
 
@@ -287,7 +289,8 @@ def _verdict(row: Row) -> str:
 
 def _figure(metric: Metric, reading: Reading) -> str:
     """A figure with its name, its interval and its unit."""
-    return " ".join(filter(None, (metric.name, _interval(reading) or "unknown", metric.unit)))
+    known = (_interval(reading), metric.unit) if reading.value is not None else ("unknown",)
+    return " ".join(filter(None, (metric.name, *known)))
 
 
 def _interval(reading: Reading) -> str:
@@ -318,6 +321,14 @@ def _apart(found: Sequence[Advice]) -> Iterator[str]:
         if where and before and before is not where:
             unlike = told(differences(before, where))
             yield f"{advice.device} was measured in unlike environments, answered apart: {unlike}."
+
+
+def _cheapest(found: Recommendation) -> Iterator[str]:
+    """Which of several devices to deploy on, where that is asked."""
+    least = found.cheapest
+    if found.question.objective != "cost" or len(found.advice) < 2 or least is None or least.winner is None:
+        return
+    yield f"Least cost: {label(least.winner.row)}, {least.cost:.4g} per million samples. Of each device:"
 
 
 def _level(row: Row) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +25,8 @@ _INT64 = np.dtype("<i8")
 _SHOWN_CHARS = 500
 #: Cells and recipes that need not be read again: to read one takes a millisecond, and each has many repeats.
 _KNOWN = 256
+#: Control characters but tabs and line breaks.
+_STEERING = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 def job_id(run_id: str, ordinal: int) -> str:
@@ -143,8 +146,8 @@ def unpacked(blob: bytes | None) -> tuple[int, ...]:
 
 
 def clean(text: str) -> str:
-    """A reason that any database takes: PostgreSQL refuses NUL and lone surrogates."""
-    return _storable(text)[:MAX_REASON_CHARS]
+    """A reason that any database takes, and any terminal may show: PostgreSQL refuses NUL and lone surrogates."""
+    return _STEERING.sub("\N{REPLACEMENT CHARACTER}", _storable(text))[:MAX_REASON_CHARS]
 
 
 def clean_tail(text: str) -> str:

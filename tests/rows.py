@@ -97,8 +97,16 @@ def row(
 def unmeasured(recipe: str = "baseline", outcome: str = "unsupported", reason: str = "", **fields: Any) -> Row:
     """A row of which nothing was measured."""
     found = row(recipe, **fields)
+    pending = found.repeats_wanted if outcome == "pending" else 0
     return replace(
-        found, outcome=outcome, reason=reason, verdict=None, figures=None, repeats_measured=0, repeats_doubted=0
+        found,
+        outcome=outcome,
+        reason=reason,
+        verdict=None,
+        figures=None,
+        repeats_measured=0,
+        repeats_doubted=0,
+        repeats_pending=pending,
     )
 
 

@@ -25,7 +25,8 @@ def write(collated: Collated, path: Path) -> None:
     """Writes what was measured; the file is replaced as a whole, its folder is made where it is missing."""
     path.parent.mkdir(exist_ok=True)
     with _whole.file(path) as file:
-        json.dump({"run_id": collated.run_id, "models": _models(collated.rows)}, file, indent=1, allow_nan=False)
+        found = {"run_id": collated.run_id, "models": finite(_models(collated.rows))}
+        json.dump(found, file, indent=1, allow_nan=False)
         file.write("\n")
 
 
@@ -46,7 +47,7 @@ def _made(figures: Figures, row: Row) -> dict[str, Any]:
         "parameters": figures.parameters,
         "macs": figures.macs,
         "weights": {"asked": row.cell.weights, "origin": figures.evidence.get("weights")},
-        "compression": finite(figures.evidence.get("compression")),
+        "compression": figures.evidence.get("compression"),
         "axes": {axis: row.cell.recipe.on(axis) for axis in AXES},
     }
 
@@ -61,7 +62,7 @@ def _cell(row: Row, figures: Figures) -> dict[str, Any]:
         "dataset": row.cell.dataset,
         "model_size_bytes": figures.model_size_bytes,
         "build_s": figures.build_s,
-        "build": finite(figures.evidence.get("build")),
+        "build": figures.evidence.get("build"),
         "verdict": str(row.verdict.level) if row.verdict else None,
         "environment_key": row.environment_key,
         "cell_key": row.cell.key,

@@ -91,10 +91,10 @@ def _pick(group: Group, goals: list[str]) -> Pick:
 
 
 def _sentence(group: Group, best: Entry) -> str:
-    tail = best.figure("latency_p99_ms")
+    median, tail = best.figure("latency_p50_ms"), best.figure("latency_p99_ms")
     parts = [
         f"{_number(best.figure('throughput_samples_sec'), 'samples/s')}",
-        f"{_number(best.figure('latency_p50_ms'), 'ms')} per batch{_interval(best, 'latency_p50', '_ms')}",
+        "" if median is None else f"{_number(median, 'ms')} per batch{_interval(best, 'latency_p50', '_ms')}",
         "" if tail is None else f"p99 {_number(tail, 'ms')}{_interval(best, 'latency_p99', '_ms')}",
         _speedup(group, best),
         _accuracy(best),

@@ -156,8 +156,10 @@ def _scaling(group: Group, name: str, axis: str, says: str, *, log: bool) -> Cha
     if not drawn:
         return _none(f"Nothing to draw: no row that can be trusted has {axis.partition(' (')[0]}.")
     foremost = highlighted(group)
-    behind = [recipe for recipe in group.recipes if recipe not in foremost][:_MOST_BEHIND]
-    data = [_behind(drawn, behind, name)] if any(e.recipe in behind for e in drawn) else []
+    others = [recipe for recipe in dict.fromkeys(e.recipe for e in drawn) if recipe not in foremost]
+    data = [_behind(drawn, others[:_MOST_BEHIND], name)] if others else []
+    more = len(others) - _MOST_BEHIND
+    cut = f"{_count(more, 'recipe')} more: in the table, not drawn." if more > 0 else ""
     data += [
         _line(group, recipe, name, axis, style)
         for recipe, style in zip(foremost, _STYLES, strict=False)
@@ -168,7 +170,7 @@ def _scaling(group: Group, name: str, axis: str, says: str, *, log: bool) -> Cha
     interval = ("latency_p50_low_ms", "latency_p50_high_ms") if name == "latency_p50_ms" else ()
     return Chart(
         figure={"data": data, "layout": layout},
-        says=" ".join(filter(None, (says, _left_out(group)))),
+        says=" ".join(filter(None, (says, cut, _left_out(group)))),
         columns=("optimization_technique", "batch_size", name, *interval, "verdict"),
         cells=_numbers(drawn),
     )
@@ -336,7 +338,8 @@ def _with_interval(name: str) -> tuple[str, ...]:
 
 def spread(group: Group, batch: int, observed: Observed) -> Chart:
     """How the calls of each recipe spread: the middle half as a box, 90 % of all as whiskers, p99 as a mark."""
-    rows = [entry for entry in group.at(batch) if entry.number in observed.spreads][:_MOST_ROWS]
+    every = [entry for entry in group.at(batch) if entry.number in observed.spreads]
+    rows = every[:_MOST_ROWS]
     if not rows:
         return _none(f"Nothing to draw: no row that can be trusted has enough calls at batch {batch}.")
     found = [observed.spreads[entry.number] for entry in rows]
@@ -376,14 +379,17 @@ def spread(group: Group, batch: int, observed: Observed) -> Chart:
     tallest = max([*q[4], *(value for value in tails if value is not None)])
     axis = {"title": "ms per batch, device"}
     scale = {"type": "log", "dtick": "D2"} if tallest > _WIDE * min(q[0]) else {"rangemode": "tozero"}
-    labels = [
-        f"{_short(e.recipe)}{_mark(e)} · {number(s.quantiles_ms[2])} ms" for e, s in zip(rows, found, strict=True)
+    # the CSV's median, over repeats; that of all calls together is the line in the box
+    medians = [
+        "" if entry.figure("latency_p50_ms") is None else f" · p50 {_told(entry, 'latency_p50_ms')} ms"
+        for entry in rows
     ]
+    labels = [f"{_short(entry.recipe)}{_mark(entry)}{told}" for entry, told in zip(rows, medians, strict=True)]
     note = "" if has_tails else " p99 needs 662 calls of a repeat, and no row has so many."
     return Chart(
         figure={"data": [box, p99] if has_tails else [box], "layout": _row_layout(labels, axis | scale)},
         says=f"Every timed call of {_count(len(rows), 'recipe')} at batch {batch}, all repeats together: "
-        f"box 25 to 75 %, whiskers 5 to 95 %.{note}{_cut(group, batch)}",
+        f"box 25 to 75 %, whiskers 5 to 95 %.{note}{_cut(len(every))}",
         columns=("recipe", *(f"{q} % of calls within, ms" for q in QUANTILES), "p99, ms", "calls"),
         rows=tuple(_spread_row(entry, found) for entry, found in zip(rows, found, strict=True)),
     )
@@ -397,7 +403,8 @@ def _bars(name: str, missing: str, axis: str, unit: str) -> Callable[[Group, int
     """A chart of one quantity of each recipe."""
 
     def chart(group: Group, batch: int, observed: Observed) -> Chart:
-        rows = [entry for entry in group.at(batch) if entry.figure(name) is not None][:_MOST_ROWS]
+        every = [entry for entry in group.at(batch) if entry.figure(name) is not None]
+        rows = every[:_MOST_ROWS]
         if not rows:
             why = _why_missing([e for e in group.usable if e.batch == batch], missing)
             return _none(f"No {axis.partition(',')[0]} at batch {batch}.{why}")
@@ -416,11 +423,11 @@ def _bars(name: str, missing: str, axis: str, unit: str) -> Callable[[Group, int
         labels = [
             f"{_short(entry.recipe)} · {number(value)} {unit}" for entry, value in zip(rows, values, strict=True)
         ]
-        least = min(rows, key=lambda entry: entry.figure(name) or 0.0)
+        least = min(every, key=lambda entry: entry.figure(name) or 0.0)
         return Chart(
             figure={"data": [bar], "layout": _row_layout(labels, {"title": axis, "rangemode": "tozero"})},
             says=f"At batch {batch} the least is {_told(least, name)} {unit} with {least.recipe}."
-            + _cut(group, batch),
+            + _cut(len(every)),
             columns=("optimization_technique", "batch_size", name, "verdict"),
             cells=_numbers(rows),
         )
@@ -430,7 +437,8 @@ def _bars(name: str, missing: str, axis: str, unit: str) -> Callable[[Group, int
 
 def start(group: Group, batch: int, observed: Observed) -> Chart:
     """Seconds until the first answer, part by part."""
-    rows = [entry for entry in group.at(batch) if start_s(entry) is not None][:_MOST_ROWS]
+    every = [entry for entry in group.at(batch) if start_s(entry) is not None]
+    rows = every[:_MOST_ROWS]
     if not rows:
         return _none(f"Nothing to draw: no row that can be trusted was measured at batch {batch}.")
     parts = (
@@ -457,11 +465,11 @@ def start(group: Group, batch: int, observed: Observed) -> Chart:
     ]
     labels = [f"{_short(entry.recipe)} · {number(start_s(entry) or 0.0)} s" for entry in rows]
     layout = _row_layout(labels, {"title": "seconds until the first answer", "rangemode": "tozero"})
-    longest = max(rows, key=lambda entry: start_s(entry) or 0.0)
+    longest = max(every, key=lambda entry: start_s(entry) or 0.0)
     return Chart(
         figure={"data": data, "layout": {**layout, "barmode": "stack"}},
         says=f"The longest is {number(start_s(longest) or 0.0)} s for {longest.recipe}. An artifact is built once "
-        f"for a host and kept; load and first call come with every start.{_cut(group, batch)}",
+        f"for a host and kept; load and first call come with every start.{_cut(len(every))}",
         columns=("optimization_technique", "batch_size", "build_time_s", "load_s", "first_call_ms", "verdict"),
         cells=_numbers(rows),
     )
@@ -469,8 +477,8 @@ def start(group: Group, batch: int, observed: Observed) -> Chart:
 
 def pays(group: Group, batch: int, observed: Observed) -> Chart:
     """Samples after which a recipe has been quicker than its baseline, start included."""
-    rows = [entry for entry in group.at(batch) if entry.recipe != "baseline"][:_MOST_ROWS]
-    found = [(entry, break_even(entry, group.baseline(entry))) for entry in rows]
+    every = [entry for entry in group.at(batch) if entry.recipe != "baseline"]
+    found = [(entry, break_even(entry, group.baseline(entry))) for entry in every[:_MOST_ROWS]]
     table = tuple(
         (entry.recipe, str(even.pays), even.samples, even.low, even.high, even.why) for entry, even in found
     )
@@ -478,7 +486,7 @@ def pays(group: Group, batch: int, observed: Observed) -> Chart:
     after = [(entry, even) for entry, even in found if even.pays is Pays.AFTER]
     counted = Counter(even.pays for _, even in found if even.pays is not Pays.AFTER)
     others = ", ".join(f"{_count(count, 'recipe')}: {pays}" for pays, count in counted.items())
-    said = f" Of the others {others}." if others else ""
+    said = (f" Of the others {others}." if others else "") + _cut(len(every))
     if not after:
         return Chart(
             figure=None, says=f"No recipe pays off later at batch {batch}.{said}", columns=columns, rows=table
@@ -736,8 +744,9 @@ def _left_out(group: Group) -> str:
     return f"{_count(invalid, 'row')} INVALID, not drawn." if invalid else ""
 
 
-def _cut(group: Group, batch: int) -> str:
-    more = len(group.at(batch)) - _MOST_ROWS
+def _cut(count: int) -> str:
+    """That not all of so many have a line."""
+    more = count - _MOST_ROWS
     return f" The {_MOST_ROWS} of the highest throughput; {more} more are among all cells." if more > 0 else ""
 
 

@@ -1,4 +1,4 @@
-"""Every row that is INVALID, SUSPECT or not measured, with its reason (pure)."""
+"""Every row that is INVALID, SUSPECT, measured in part or not at all, with its reason (pure)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from results_store.collate import Row
 
 #: So many rows and characters of reasons are listed; all are counted, and the CSV has them.
 MAX_LISTED, MAX_CHARS = 2500, 700_000
+_IN_PART, _NOT = "measured in part", "not measured"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class Doubt:
 class Kind:
     """The rows of one verdict, or those without any."""
 
-    #: `INVALID`, `SUSPECT` or `not measured`.
+    #: `INVALID`, `SUSPECT`, `measured in part` or `not measured`.
     name: str
     count: int
     #: In the order of the matrix, as many as there is room for.
@@ -36,14 +37,14 @@ class Kind:
 
 
 def kinds(rows: Iterable[Row]) -> tuple[Kind, ...]:
-    """INVALID, SUSPECT, and what was not measured: each kind, also where it has no rows."""
-    names = (str(Level.INVALID), str(Level.SUSPECT), "not measured")
+    """INVALID, SUSPECT, VALID with repeats missing, and not measured: each kind, also where it has no rows."""
+    names = (str(Level.INVALID), str(Level.SUSPECT), _IN_PART, _NOT)
     listed: dict[str, list[Doubt]] = {name: [] for name in names}
     codes: dict[str, Counter[str]] = {name: Counter() for name in names}
     counts: Counter[str] = Counter()
     rooms, room = MAX_LISTED, MAX_CHARS
     for row in rows:
-        name = str(row.verdict.level) if row.verdict else "not measured"
+        name = _kind(row)
         if name not in listed:
             continue
         counts[name] += 1
@@ -57,10 +58,19 @@ def kinds(rows: Iterable[Row]) -> tuple[Kind, ...]:
     )
 
 
+def _kind(row: Row) -> str:
+    if row.verdict is None:
+        return _NOT
+    # what is doubted anyway has the reason why repeats are missing beside the others
+    return _IN_PART if row.verdict.level is Level.VALID and row.reason else str(row.verdict.level)
+
+
 def _codes(row: Row) -> set[str]:
     return {reason.code for reason in row.verdict.reasons} if row.verdict else {row.outcome}
 
 
 def _reasons(row: Row) -> tuple[str, ...]:
     found = [str(reason) for reason in row.verdict.reasons] if row.verdict else [row.outcome]
+    if row.verdict and row.reason:
+        found.append(f"{row.repeats_measured} of {row.repeats_wanted} repeats were measured")
     return tuple(" ".join(text.split()) for text in (*found, row.reason) if text)

@@ -376,12 +376,16 @@
     const told = [...new Set(keys)].filter((key) => Array.isArray(found[key])).map((key) => `${data.rule.metrics[key].name} ${reading(data.rule.metrics[key], found[key])}`);
     return `Deploy ${named(winner)} on ${question.group.device}: ${told.join(", ")}.`;
   };
-  const doubts = ({ winner }, question) => [
-    winner.is_valid ? "" : `This row is SUSPECT${question.suspect ? "" : ": nothing VALID keeps these limits"}; why stands under “What is doubted or missing”.`,
-    value(rowOf(winner), "repeats_measured") < data.rule.min_repeats
-      ? `It was measured in ${count(value(rowOf(winner), "repeats_measured"), "repeat")}, which claims no difference between recipes; the standard protocol measures ten.`
-      : "",
-  ].filter(Boolean).map((text) => made("p", { className: "notice" }, text));
+  const doubts = ({ winner }, question) => {
+    const [measured, wanted] = ["repeats_measured", "repeats_wanted"].map((name) => value(rowOf(winner), name));
+    const repeats = `It was measured in ${measured} of ${count(wanted, "repeat")}`;
+    const said = [
+      winner.is_valid ? "" : `This row is SUSPECT${question.suspect ? "" : ": nothing VALID keeps these limits"}.`,
+      measured < data.rule.min_repeats ? `${repeats}, which claims no difference between recipes; the standard protocol measures ten.` : "",
+      measured < wanted && measured >= data.rule.min_repeats ? `${repeats}: the others failed, were cancelled or are still to come.` : "",
+    ].filter(Boolean);
+    return said.length ? [made("p", { className: "notice" }, `${said.join(" ")} `, made("a", { href: "#doubts" }, "What is doubted, and why"), ".")] : [];
+  };
 
   const tell = (answer, question) => {
     const title = question.group.title;
@@ -389,7 +393,9 @@
     const whole = question.group.rows > question.group.count ? `This page has ${question.group.count} of ${count(question.group.rows, "cell")}; this command takes all: ` : "The same question for the command line: ";
     const again = made("p", { className: "fine" }, whole, made("code", {}, commandOf(question)));
     if (!answer.winner) {
-      const near = answer.nearest ? `The nearest is ${named(answer.nearest.row)}: ${answer.nearest.failed.map(checked).join("; ")}.` : "Nothing was measured that can be trusted.";
+      const failed = answer.nearest?.failed ?? [];
+      const near = !failed.length ? "Nothing was measured that can be trusted."
+        : `${failed.every((check) => check.miss === null) ? "Of no cell is known what is asked for" : `The nearest is ${named(answer.nearest.row)}`}: ${failed.map(checked).join("; ")}.`;
       one("#choice").replaceChildren(
         made("p", { className: "sentence" }, `Nothing to deploy for ${title} under these limits.`), made("p", {}, ...breakable(near)), list(out), again);
       return;

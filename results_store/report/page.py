@@ -195,7 +195,10 @@ def _facts(rows: Sequence[Row]) -> dict[str, Any]:
         "measured": len(measured),
         "verdicts": {level: verdicts[level] for level in ("VALID", "SUSPECT", "INVALID")},
         "repeats": sum(row.repeats_measured for row in rows),
-        "wanted": sum(row.repeats_wanted for row in rows),
+        # a cell that was measured in two classes has two rows
+        "wanted": sum({row.cell: row.repeats_wanted for row in rows}.values()),
+        "pending": sum(row.repeats_pending for row in rows),
+        "in_part": sum(row.figures is not None and bool(row.reason) for row in rows),
         "began": min(times, default=None),
         "ended": max(times, default=None),
     }
@@ -210,7 +213,9 @@ def _each(values: Iterable[str], most: int = 6) -> str:
 
 def _matrix(group: Group) -> dict[str, Any]:
     """The heat map: a line for each recipe, a column for each batch size."""
-    by_place = {(entry.recipe, entry.batch): entry for entry in group.entries}
+    # a cell may have a row of another class too, where nothing was measured: what was measured stands
+    ordered = sorted(group.entries, key=lambda entry: entry.row.figures is not None)
+    by_place = {(entry.recipe, entry.batch): entry for entry in ordered}
     return {
         "group": group,
         "lines": [

@@ -13,6 +13,7 @@ import pytest
 from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
+from farm.measurement import Outcome
 from farm.spec import JobSpec
 from results_store import question as asking
 from results_store.collate import Collated, export
@@ -237,6 +238,15 @@ def test_a_stranger_finds_what_to_deploy_under_limits_and_what_it_costs(
     assert refused["text"].startswith("top-1 at least, %: ")
 
 
+def test_the_answer_under_limits_says_that_repeats_of_it_are_missing(chrome: Chrome, tmp_path: Path) -> None:
+    def ended(spec: JobSpec) -> reports.Ended:
+        return plausible(spec) if spec.repeat < 4 else (Outcome.CRASHED, "SIGSEGV")
+
+    run = collated(ended, recipes=("baseline",), batches=(8,), repeats=6)
+    opened(chrome, export(run, tmp_path, "report"))
+    assert "It was measured in 4 of 6 repeats: the others failed" in ask(chrome, {})["text"]
+
+
 #: So many questions are asked of the page and of `recommend`.
 QUESTIONS = 60
 
@@ -319,7 +329,13 @@ def _require_equal(found: dict[str, Any], advice: Advice, asked: str) -> None:
     ], asked
     if advice.winner is None and advice.nearest:
         cell = advice.nearest[0].row.cell
-        assert f"The nearest is {cell.recipe} at batch {cell.batch_size}: " in found["text"], asked
+        is_known = any(check.miss is not None for check in advice.nearest)
+        near = (
+            f"The nearest is {cell.recipe} at batch {cell.batch_size}"
+            if is_known
+            else "Of no cell is known what is asked for"
+        )
+        assert f"{near}: " in found["text"], asked
 
 
 def test_the_charts_show_the_device_and_the_batch_size_that_are_chosen(chrome: Chrome, report: Path) -> None:

@@ -17,6 +17,7 @@ from farm.measurement import Control, Measurement, Outcome, Samples
 from results_store.__main__ import app
 from results_store.collate import Answer, Collated, collate
 from results_store.compare import Comparison, Report, compare, differ
+from results_store.compare_table import sentence
 from results_store.store import Ending, Store
 from tests import factories
 
@@ -492,6 +493,14 @@ def test_a_tolerance_without_end_or_below_zero_is_bad_input_and_passes_nothing(
     refused = command.invoke(app, ["compare", a, b, "--max-regression", tolerated])
     assert (refused.exit_code, "--max-regression" in refused.stderr) == (2, True)
     assert command.invoke(app, ["compare", a, b, "--max-regression", "1e3"]).exit_code == 0
+
+
+def test_the_sentence_names_a_dozen_of_many_that_became_worse(store: Store) -> None:
+    shared = {"matrix": {"batch_sizes": tuple(range(1, 16))}, "repeats": 3}
+    report = compare(*(measured(store, {"channels_last": time}, **shared) for time in (0.5, 0.9)))
+    told = sentence(report)
+    assert (len(report.regressions()), told.count("% slower)")) == (15, 12)
+    assert " and 3 more; cells: 15 slower." in told
 
 
 def test_json_is_one_object_that_says_all(store: Store, command: CliRunner) -> None:

@@ -171,7 +171,9 @@ def test_what_was_not_measured_is_told_and_a_run_that_goes_on_too() -> None:
     ]
     advice = only(given, asked())
     assert [row.outcome for row in advice.unmeasured] == ["unsupported", "pending"]
-    assert advice.notes[0] == "1 of 3 cells are not measured yet: the answer may change."
+    assert advice.notes[0] == (
+        "10 of 30 repeats are still to be measured, and 1 of 3 cells have none yet: the answer may change."
+    )
 
 
 def test_devices_and_environment_classes_are_answered_apart() -> None:
@@ -584,6 +586,7 @@ def test_exit_code_4_says_that_nothing_is_feasible(store: Store, command_line: C
         (["--objective", "cost", "--price-per-hour", "gpu=1"], "Unknown device of the run 'gpu'"),
         (["--price-per-hour", "cpu"], "a device and a price are needed"),
         (["--price-per-hour", "cpu=-1"], "above 0"),
+        (["--price-per-hour", "cpu=0.1", "--price-per-hour", "cpu=0.2"], "0.1 or 0.2? Leave one of them out"),
         (["--device", "cuda"], "Unknown device of the run 'cuda'."),
         (["--batch-size", "7"], "The nearest is 8"),
         (["--batch-size", "x"], "a whole number is needed"),
@@ -598,6 +601,19 @@ def test_bad_input_is_said_with_what_is_possible(
     measured(store)
     done = command_line.invoke(app, ["recommend", *arguments])
     assert (done.exit_code, hint in done.stderr) == (2, True), done.stderr
+
+
+def test_the_least_cost_of_several_devices_is_named() -> None:
+    dear, cheap = rows.row("amp", p50_ms=1.0), rows.row("amp", device="cuda", p50_ms=5.0)
+    wanted = replace(asked("cost"), prices={"cpu": 6.0, "cuda": 0.6})
+    found = recommend([dear, cheap], wanted)
+    assert found.cheapest is not None
+    assert found.cheapest.device == "cuda"
+    assert "Least cost: densenet121_amp batch 8 cuda, 0.1042 per million samples." in shown([dear, cheap], wanted)
+    assert recommend_table.as_json("run", found)["cheapest"]["device"] == "cuda"
+    # one device has nothing to be compared with, and without prices there is no cost
+    assert "Least cost" not in shown([dear], replace(asked("cost"), prices={"cpu": 6.0}))
+    assert recommend_table.as_json("run", recommend([dear, cheap], asked()))["cheapest"] is None
 
 
 def test_questions_take_commas() -> None:

@@ -148,6 +148,18 @@ def test_what_cannot_be_told_apart_is_said() -> None:
     assert any("no difference from others is claimed" in note for note in pick.notes)
 
 
+def test_a_row_with_too_few_calls_for_a_median_has_a_sentence_without_one() -> None:
+    few = {"samples": factories.samples(calls=8), "control": None}
+    run = collated(
+        lambda spec: plausible(spec) | few,
+        recipes=("baseline",),
+        batches=(8,),
+        protocol=factories.PROTOCOL.model_copy(update={"min_calls": 5}),
+    )
+    [pick] = answer(only(run)).picks
+    assert re.match(r"[78]\d\d samples/s, it is the baseline itself, top-1 ", pick.sentence)
+
+
 def test_a_group_without_anything_to_trust_says_so(tmp_path: Path) -> None:
     run = collated(lambda spec: (Outcome.CRASHED, "SIGSEGV"), recipes=("baseline", "amp"), batches=(1,))
     told = answer(only(run))
@@ -383,6 +395,16 @@ def test_the_spread_of_calls_is_that_of_the_samples() -> None:
     assert low < first < middle < third < high
     assert middle == pytest.approx(10 * 8**0.9 * 1.002, rel=0.003)
     assert high / low == pytest.approx(1.02, abs=0.005)
+
+
+def test_the_label_of_a_spread_has_the_csvs_median_and_not_that_of_all_calls_together() -> None:
+    def ended(spec: JobSpec) -> dict[str, Any]:
+        calls = 100 if spec.repeat else 900
+        return plausible(spec) | {"samples": factories.samples(10 + spec.repeat, 20, calls=calls), "control": None}
+
+    run = collated(ended, recipes=("baseline",), batches=(8,), repeats=3)
+    [label] = charts.spread(only(run), 8, observe(run, only(run).entries)).figure["layout"]["annotations"]  # type: ignore[index]
+    assert label["text"] == "baseline · p50 11.0 ms"
 
 
 def test_drift_is_how_far_controls_are_off_those_like_them() -> None:
