@@ -184,6 +184,8 @@ class Figures:
     environment: Environment
     #: When the last repeat was started, seconds since the epoch.
     measured_at: float
+    #: The first repeat's.
+    began_at: float
     #: Why a metric is empty in every repeat, by its name.
     missing: dict[str, str]
 
@@ -514,6 +516,7 @@ def _figures(results: list[JobResult], trusted: list[Measurement]) -> Figures:
         evidence=latest.evidence,
         environment=latest.environment,
         measured_at=latest.started_at,
+        began_at=min(m.started_at for m in found),
         missing=_missing(found)
         | _few_answers(fullest)
         | _unstated(latency=device, end_to_end=end_to_end)

@@ -166,6 +166,7 @@ def _figures(
         evidence={"weights": "trained here", "build": {"opset": 20}},
         environment=factories.environment() if device == "cpu" else GPU,
         measured_at=1000.0,
+        began_at=1000.0,
         missing=missing,
     )
 

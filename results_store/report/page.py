@@ -180,7 +180,6 @@ def _facts(rows: Sequence[Row]) -> dict[str, Any]:
     """What was run where, in a few figures."""
     measured = [row.figures for row in rows if row.figures is not None]
     verdicts = Counter(str(row.verdict.level) for row in rows if row.verdict)
-    times = [figures.measured_at for figures in measured]
     cells = [row.cell for row in rows]
     return {
         "models": _each(cell.model for cell in cells),
@@ -199,8 +198,8 @@ def _facts(rows: Sequence[Row]) -> dict[str, Any]:
         "wanted": sum({row.cell: row.repeats_wanted for row in rows}.values()),
         "pending": sum(row.repeats_pending for row in rows),
         "in_part": sum(row.figures is not None and bool(row.reason) for row in rows),
-        "began": min(times, default=None),
-        "ended": max(times, default=None),
+        "began": min((figures.began_at for figures in measured), default=None),
+        "ended": max((figures.measured_at for figures in measured), default=None),
     }
 
 

@@ -46,6 +46,15 @@ def table(store: Store, run_id: str, folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_a_report_says_when_the_first_repeat_began_and_the_last_one(store: Store, tmp_path: Path) -> None:
+    run = factories.submitted(store, repeats=2, batch_sizes=(1,))
+    for hours in (1, 5):
+        measure(store, started_at=3600.0 * hours)
+    assert "Measured 1970-01-01 01:00 UTC to 1970-01-01 05:00 UTC." in " ".join(
+        export(collate(store, run), tmp_path, "report").read_text().split()
+    )
+
+
 def test_the_first_thirteen_columns_are_the_contract() -> None:
     assert ",".join(itertools.islice(COLUMNS, 13)) == FIRST
 
