@@ -54,7 +54,10 @@ def open_device(threads: int, uuid: str | None = None) -> Cuda:
     """
     torch.set_num_threads(threads)
     if not torch.cuda.is_available():
-        raise Unsupported("torch sees no CUDA GPU: no driver, no GPU, or a CPU build of torch")
+        raise Unsupported(
+            "torch sees no CUDA GPU: no GPU, no driver or one that is too old for CUDA "
+            f"{torch.version.cuda}, or a CPU build of torch"
+        )
     device = Cuda(uuid)
     torch.backends.cuda.matmul.fp32_precision = "ieee"
     torch.backends.cudnn.conv.fp32_precision = "ieee"
