@@ -136,7 +136,7 @@ def to_device(workload: Workload, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def multiply_as_asked(workload: Workload) -> None:
-    """TF32 where the recipe asks for it: a setting of the process, which a graph built in another one reads too."""
+    """TF32 where the recipe asks for it: a setting of the process, which a graph from elsewhere reads, too."""
     if workload.recipe.precision == "tf32":
         torch.backends.cuda.matmul.fp32_precision = "tf32"
         torch.backends.cudnn.conv.fp32_precision = "tf32"

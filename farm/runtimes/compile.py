@@ -200,7 +200,12 @@ def _compiled_here(workload: Workload) -> Session:
     _require_compiler()
     if workload.device == "cuda":
         _cuda_toolkit.require_pythons_headers()
-    options = {**torch._inductor.list_mode_options(workload.recipe.mode), "freezing": True}
+    options = {
+        **torch._inductor.list_mode_options(workload.recipe.mode),
+        "freezing": True,
+        # Else what it cannot capture would run without a graph, with nothing but a log line.
+        "triton.cudagraph_or_error": True,
+    }
     regions: list[Counter[str]] = []
 
     def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:

@@ -158,9 +158,7 @@ class OnnxSession:
 
     def _session(self, options: Any) -> Any:
         # Its own fallback would take a GPU whose memory ran out for a wish to run on the CPU.
-        return self.runtime.InferenceSession(
-            str(self.file), options, providers=self.providers, enable_fallback=0
-        )
+        return self.runtime.InferenceSession(str(self.file), options, providers=self.providers, enable_fallback=0)
 
     def _options(self) -> Any:
         options = self.runtime.SessionOptions()

@@ -32,7 +32,7 @@ def precision() -> Iterator[Any]:
 
 
 def packaged(recipe: str, dtype: torch.dtype, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A session on a package that calls what Inductor's C++ calls on a GPU: buffers of its own, and convolutions."""
+    """A session on a package that calls what Inductor's C++ calls on a GPU: its own buffers, and convolutions."""
     weight = torch.zeros(8, 3, 3, 3, dtype=dtype)
 
     def call(images: torch.Tensor) -> torch.Tensor:
@@ -103,3 +103,19 @@ def test_qat_is_done_on_the_cpu_where_its_rounding_cannot_be_compiled_for_a_gpu(
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda name: compiler)
     assert qat._where(device) == where
+
+
+def test_what_inductor_cannot_capture_in_a_cuda_graph_is_an_error_and_no_slower_figure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def compile_fx(graph: Any, inputs: Any, config_patches: dict[str, Any]) -> Any:
+        asked.update(config_patches)
+        return graph
+
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", compile_fx)
+    session = compile_runtime.load(workloads.workload("compile(reduce-overhead)"), None)
+    session.run(session.to_device(workloads.images()))
+    assert asked["triton.cudagraphs"] is True
+    assert asked["triton.cudagraph_or_error"] is True

@@ -1,4 +1,4 @@
-"""What the farm asks of the driver through the `pynvml` that is installed, with a stand-in for the library beneath.
+"""What the farm asks of the driver through the `pynvml` that is installed, with a stand-in for what lies beneath.
 
 The other tests have a stand-in for `pynvml` itself. Here are its own functions: that they are there, what they
 take and give, and what they raise; the library answers as nvml.h documents.
