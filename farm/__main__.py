@@ -55,7 +55,7 @@ def measure(
     model: Annotated[str, typer.Option(help="Model; see `python -m farm models`.")] = "densenet121",
     recipe: Annotated[str, typer.Option(help="Way to run it; see `python -m farm recipes`.")] = "baseline",
     batch_size: Annotated[str, typer.Option(help="Images per call.")] = "1",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda.MODEL.")] = "cpu",
     dataset: Annotated[str, typer.Option(help="digits, synthetic or image_folder:NAME.")] = "digits",
     image_size: Annotated[
         int | None, typer.Option(help="Side in pixels; 64 for digits and 224 otherwise where not given.")
@@ -134,10 +134,17 @@ def _preload(spec: JobSpec) -> None:
 
 
 def _see_one_gpu(spec: JobSpec) -> None:
-    """Only the GPU that is described can be used: CUDA may count them in another order than the driver."""
-    found = nvml.among(nvml.gpus(), load().visible_gpu) if spec.device_kind == "cuda" else ()
+    """Only the GPU that is described can be used: CUDA may count them in another order than the driver.
+
+    Raises:
+        BadInput: another model is asked for than there are.
+    """
+    there = nvml.among(nvml.gpus(), load().visible_gpu) if spec.device_kind == "cuda" else ()
+    found = [gpu for gpu in there if spec.device in ("cuda", f"cuda.{gpu.model}")]
     if found:
         os.environ["CUDA_VISIBLE_DEVICES"] = found[0].uuid
+    elif there:
+        raise unknown("GPU", spec.device, ["cuda", *(f"cuda.{gpu.model}" for gpu in there)])
 
 
 @app.command(hidden=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +12,15 @@ import pytest
 import torch
 import torch._inductor
 
+from farm import __main__ as door
 from farm import torch_session
 from farm.compression import qat
-from farm.errors import Unsupported
+from farm.errors import BadInput, Unsupported
 from farm.runtimes import compile as compile_runtime
 from farm.runtimes import eager
+from tests import factories
 from tests.fakes import workloads
+from tests.fakes.driver import UUID, Driver
 
 
 @pytest.fixture
@@ -119,3 +123,18 @@ def test_what_inductor_cannot_capture_in_a_cuda_graph_is_an_error_and_no_slower_
     session.run(session.to_device(workloads.images()))
     assert asked["triton.cudagraphs"] is True
     assert asked["triton.cudagraph_or_error"] is True
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda.h200"])
+def test_one_job_sees_the_gpu_that_is_described_and_no_other(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    Driver(monkeypatch)
+    door._see_one_gpu(factories.spec(device=device))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == UUID
+
+
+def test_one_job_is_not_measured_on_a_gpu_of_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    Driver(monkeypatch)
+    with pytest.raises(BadInput, match=r"Unknown GPU 'cuda\.a100'.* Possible: cuda, cuda\.h200"):
+        door._see_one_gpu(factories.spec(device="cuda.a100"))
