@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from farm.devices import cuda
 from farm.precision import PRECISIONS
 from farm.runtimes import Workload
 
@@ -138,8 +139,7 @@ def to_device(workload: Workload, tensor: torch.Tensor) -> torch.Tensor:
 def multiply_as_asked(workload: Workload) -> None:
     """TF32 where the recipe asks for it: a setting of the process, which a graph from elsewhere reads, too."""
     if workload.recipe.precision == "tf32":
-        torch.backends.cuda.matmul.fp32_precision = "tf32"
-        torch.backends.cudnn.conv.fp32_precision = "tf32"
+        cuda.allow_tf32(True)
 
 
 def prepared(workload: Workload, *, cache_casts: bool = True) -> torch.nn.Module:

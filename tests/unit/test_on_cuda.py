@@ -15,11 +15,12 @@ import torch._inductor
 from farm import __main__ as door
 from farm import torch_session
 from farm.compression import qat
+from farm.devices import cuda
 from farm.errors import BadInput, Unsupported
 from farm.runtimes import compile as compile_runtime
 from farm.runtimes import eager
 from tests import factories
-from tests.fakes import workloads
+from tests.fakes import precisions, workloads
 from tests.fakes.driver import UUID, Driver
 
 
@@ -27,12 +28,9 @@ from tests.fakes.driver import UUID, Driver
 def precision() -> Iterator[Any]:
     """torch's settings, as a device sets them, and as they were afterwards."""
     backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-    before = [backend.fp32_precision for backend in backends]
-    for backend in backends:
-        backend.fp32_precision = "ieee"
-    yield lambda: {backend.fp32_precision for backend in backends}
-    for backend, was in zip(backends, before, strict=True):
-        backend.fp32_precision = was
+    with precisions.as_they_were():
+        cuda.allow_tf32(False)
+        yield lambda: {backend.fp32_precision for backend in backends}
 
 
 def packaged(recipe: str, dtype: torch.dtype, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
