@@ -27,11 +27,24 @@ from farm.spec import JobSpec, changed, job, preset, validated
 from farm.spec import eval_samples as samples_of
 from farm.verdict import judge
 
+HELP = """Measure one job here and now, list what can be measured, look at the host.
+
+Exit codes: 0 it was measured, or is unsupported or out of memory, which are results; 1 it failed; 2 usage.
+
+Examples:
+
+  python -m farm recipes
+
+  python -m farm measure --recipe channels_last+amp --batch-size 8
+
+  python -m farm doctor
+"""
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
-    help=__doc__,
+    help=HELP,
     pretty_exceptions_enable=False,
 )
 cache = typer.Typer(
