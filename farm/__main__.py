@@ -27,11 +27,24 @@ from farm.spec import JobSpec, changed, job, preset, validated
 from farm.spec import eval_samples as samples_of
 from farm.verdict import judge
 
+HELP = """Measure one job here and now, list what can be measured, look at the host.
+
+Exit codes: 0 it was measured, or is unsupported or out of memory, which are results; 1 it failed; 2 usage.
+
+Examples:
+
+  python -m farm recipes
+
+  python -m farm measure --recipe channels_last+amp --batch-size 8
+
+  python -m farm doctor
+"""
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
-    help=__doc__,
+    help=HELP,
     pretty_exceptions_enable=False,
 )
 cache = typer.Typer(
@@ -55,7 +68,7 @@ def measure(
     model: Annotated[str, typer.Option(help="Model; see `python -m farm models`.")] = "densenet121",
     recipe: Annotated[str, typer.Option(help="Way to run it; see `python -m farm recipes`.")] = "baseline",
     batch_size: Annotated[str, typer.Option(help="Images per call.")] = "1",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda.MODEL.")] = "cpu",
     dataset: Annotated[str, typer.Option(help="digits, synthetic or image_folder:NAME.")] = "digits",
     image_size: Annotated[
         int | None, typer.Option(help="Side in pixels; 64 for digits and 224 otherwise where not given.")
@@ -134,10 +147,17 @@ def _preload(spec: JobSpec) -> None:
 
 
 def _see_one_gpu(spec: JobSpec) -> None:
-    """Only the GPU that is described can be used: CUDA may count them in another order than the driver."""
-    found = nvml.among(nvml.gpus(), load().visible_gpu) if spec.device_kind == "cuda" else ()
+    """Only the GPU that is described can be used: CUDA may count them in another order than the driver.
+
+    Raises:
+        BadInput: another model is asked for than there are.
+    """
+    there = nvml.among(nvml.gpus(), load().visible_gpu) if spec.device_kind == "cuda" else ()
+    found = [gpu for gpu in there if spec.device in ("cuda", f"cuda.{gpu.model}")]
     if found:
         os.environ["CUDA_VISIBLE_DEVICES"] = found[0].uuid
+    elif there:
+        raise unknown("GPU", spec.device, ["cuda", *(f"cuda.{gpu.model}" for gpu in there)])
 
 
 @app.command(hidden=True)

@@ -8,7 +8,16 @@ from contextlib import contextmanager
 
 #: How the libraries say that the disk is full, or that memory ran out.
 _NO_ROOM = ("no space left on device", "disk quota exceeded")
-_NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "failed to allocate", "bad_alloc")
+_NO_MEMORY = (
+    "not enough memory",
+    "can't allocate memory",
+    "out of memory",
+    "failed to allocate",
+    "bad_alloc",
+    # statuses of cuBLAS and cuDNN
+    "alloc_failed",
+    "allocation_failed",
+)
 
 
 class FarmError(Exception):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from farm.devices import cuda
 from farm.precision import PRECISIONS
 from farm.runtimes import Workload
 
@@ -19,6 +20,9 @@ CAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 class Watch(TorchDispatchMode):
     """Counts the operators that reach torch's dispatcher, each with the dtype of its output."""
+
+    #: Else those raise where they are watched, and who calls one may take another way then, as torchao does.
+    supports_higher_order_operators = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,6 +53,7 @@ class TorchSession:
     """A callable on tensors, with the layout of its recipe."""
 
     def __init__(self, workload: Workload, call: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        multiply_as_asked(workload)
         self.workload = workload
         self.module = call
         self.run = torch.inference_mode()(call)
@@ -131,6 +136,12 @@ def to_device(workload: Workload, tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(device=workload.device, dtype=dtype, memory_format=memory_format(workload))
 
 
+def multiply_as_asked(workload: Workload) -> None:
+    """TF32 where the recipe asks for it: a setting of the process, which a graph from elsewhere reads, too."""
+    if workload.recipe.precision == "tf32":
+        cuda.allow_tf32(True)
+
+
 def prepared(workload: Workload, *, cache_casts: bool = True) -> torch.nn.Module:
     """The model on its device, in the layout and the precision of the recipe.
 
@@ -140,9 +151,7 @@ def prepared(workload: Workload, *, cache_casts: bool = True) -> torch.nn.Module
     """
     precision = workload.recipe.precision
     model = workload.model().to(device=workload.device, memory_format=memory_format(workload))
-    if precision == "tf32":
-        torch.backends.cuda.matmul.fp32_precision = "tf32"
-        torch.backends.cudnn.conv.fp32_precision = "tf32"
+    multiply_as_asked(workload)
     if precision == "amp":
         dtype = getattr(torch, PRECISIONS["amp"].dtypes[workload.device])
         return Autocast(model, workload.device, dtype, cache_casts).eval()

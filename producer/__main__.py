@@ -342,7 +342,7 @@ def _submitted(
     metrics_port: int | None,
 ) -> int:
     """Everything that can be refused is looked at before the store is opened, and that before it is written."""
-    taken = seats(matrix, workers or 1) if local else []
+    taken = seats(matrix, workers or 1, settings.visible_gpu) if local else []
     broker_url = _broker_first(settings, local)
     with _desk(settings, metrics_port) as desk:
         if name is not None:

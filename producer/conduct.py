@@ -108,7 +108,7 @@ def go_on_in_the_farm(
 def go_on_on_this_host(desk: Desk, run_id: str, again: Again, workers: int, *, output: Path | None) -> int:
     """Queues jobs of a run again and measures with an embedded farm; the exit code."""
     run = desk.store.run(run_id)
-    taken = seats.seats(run.matrix, workers)
+    taken = seats.seats(run.matrix, workers, desk.settings.visible_gpu)
     with local.only_one(desk.settings.data_dir) as note:
         run = again(desk, run)
         if run.finished:

@@ -205,11 +205,7 @@ class LocalFarm:
     def start_workers(self) -> None:
         """Starts a worker for every seat."""
         for seat in self._seats:
-            worker = self._start_worker(seat)
-            self._workers.append((seat, worker))
-            if seat.uuid is not None:
-                # One after the other: each takes the GPU that the fewest workers in the store have.
-                _wait(worker, lambda: self._is_known(self._worker_ids[-1]))
+            self._workers.append((seat, self._start_worker(seat)))
 
     def tend(self) -> None:
         """Looks after the children: to be called about once a second, from the main thread.
@@ -268,7 +264,7 @@ class LocalFarm:
         worker = Child(
             self._worker_ids[-1],
             [sys.executable, "-m", "workers", *seat.arguments(), "--name", name],
-            variables=settings.variables(),
+            variables={**settings.variables(), **seat.variables()},
             log=self.folder / f"worker-{number}.log",
         )
         log.info("worker %s is started", worker.name, extra={"run": self._run_id, "worker": worker.name})
@@ -302,9 +298,6 @@ class LocalFarm:
             # The message of the job that it held is gone with it.
             submit.publish(self._store, self.broker_url, self._run_id)
         return self._start_worker(seat)
-
-    def _is_known(self, worker_id: str) -> bool:
-        return any(worker.id == worker_id for worker in self._store.workers())
 
     def _release(self, worker_id: str) -> None:
         try:

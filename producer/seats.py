@@ -20,7 +20,7 @@ class Seat:
     device: str
     #: Processors of its measurements.
     threads: int
-    #: UUID of the GPU it will find; None for a CPU.
+    #: UUID of its GPU; None for a CPU.
     uuid: str | None = None
     #: The GPU's model as one word.
     model: str = ""
@@ -29,13 +29,18 @@ class Seat:
         """What `python -m workers` is started with."""
         return ["--device", self.device, "--threads", str(self.threads)]
 
+    def variables(self) -> dict[str, str]:
+        """What is set for its worker: of several GPUs it takes its own."""
+        return {} if self.uuid is None else {"CUDA_VISIBLE_DEVICES": self.uuid}
 
-def seats(matrix: Matrix, side_by_side: int = 1) -> list[Seat]:
+
+def seats(matrix: Matrix, side_by_side: int = 1, visible: str | None = None) -> list[Seat]:
     """A seat per device of the matrix that this host has; of GPUs, one for each.
 
     Args:
         matrix: what is to be measured.
         side_by_side: CPU workers, each on processors of its own.
+        visible: the GPUs to choose from, as `CUDA_VISIBLE_DEVICES` names them; None is all.
 
     Raises:
         BadInput: the matrix asks for a device or for processors that are not here; says what is.
@@ -44,7 +49,7 @@ def seats(matrix: Matrix, side_by_side: int = 1) -> list[Seat]:
     _check_threads(matrix.threads, here)
     _check_side_by_side(side_by_side, matrix, here)
     cuda = [device for device in matrix.devices if device != "cpu"]
-    gpus = _gpus(matrix.threads or min(HOST_THREADS, here)) if cuda else []
+    gpus = _gpus(matrix.threads or min(HOST_THREADS, here), visible) if cuda else []
     for device in cuda:
         if not any(_is(device, gpu.model) for gpu in gpus):
             raise BadInput(_not_here(device, gpus))
@@ -74,9 +79,10 @@ def _check_side_by_side(workers: int, matrix: Matrix, here: int) -> None:
         )
 
 
-def _gpus(threads: int) -> list[Seat]:
-    """Every GPU of this host; none where there is no driver."""
-    return [Seat(device="cuda", threads=threads, uuid=gpu.uuid, model=gpu.model) for gpu in nvml.gpus()]
+def _gpus(threads: int, visible: str | None) -> list[Seat]:
+    """Every GPU of this host that may be used; none where there is no driver."""
+    found = nvml.among(nvml.gpus(), visible)
+    return [Seat(device="cuda", threads=threads, uuid=gpu.uuid, model=gpu.model) for gpu in found]
 
 
 def _is(device: str, model: str) -> bool:

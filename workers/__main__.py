@@ -84,7 +84,12 @@ def main(
 
 @app.command("health")
 def healthy() -> None:
-    """Say whether the worker lives that has this FARM_HEALTH_FILE: exit code 0 where it does, else 1."""
+    """Say whether the worker lives that has this FARM_HEALTH_FILE: exit code 0 where it does, else 1.
+
+    \b
+    Example:
+      FARM_HEALTH_FILE=/run/farm/alive python -m workers health
+    """
     with _explained():
         print(health.check(load().health_file))
 

@@ -40,6 +40,7 @@ def capabilities(
     Raises:
         BadInput: no such device here, or more threads than processors.
     """
+    device = "cuda" if device == "gpu" else device  # as in a matrix
     if device not in DEVICES:
         raise unknown("device", device, DEVICES)
     gpus = nvml.among(nvml.gpus(), visible) if device != "cpu" else ()

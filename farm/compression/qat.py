@@ -6,6 +6,7 @@ that have learnt to be rounded.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -39,10 +40,15 @@ def compress(model: torch.nn.Module, task: Task) -> tuple[torch.nn.Module, Mappi
         raise Unsupported("qat is fine-tuning with real labels, and this dataset has none")
     rounding = _rounding(model, task.train)
     names = set(model.state_dict())
-    facts = training.train(rounding, task.train, SCHEDULE, task.device)
+    facts = training.train(rounding, task.train, SCHEDULE, _where(task.device))
     model.load_state_dict({name: value for name, value in rounding.state_dict().items() if name in names})
     rounded = sum(name.endswith("._num_bits") for name in rounding.state_dict())
     return model.eval(), {"fine_tuned": dict(facts), "rounded_tensors": rounded}
+
+
+def _where(device: str) -> str:
+    """Where to fine-tune: for a GPU NNCF compiles its rounding, with the compiler of a CUDA toolkit."""
+    return device if shutil.which("nvcc") else "cpu"
 
 
 def _rounding(model: torch.nn.Module, train: Split) -> Any:

@@ -55,9 +55,23 @@ def open_device(threads: int, uuid: str | None = None) -> Cuda:
     """
     torch.set_num_threads(threads)
     if not torch.cuda.is_available():
-        raise Unsupported("torch sees no CUDA GPU: no driver, no GPU, or a CPU build of torch")
+        raise Unsupported(
+            "torch sees no CUDA GPU: no GPU, no driver or one that is too old for CUDA "
+            f"{torch.version.cuda}, or a CPU build of torch"
+        )
     device = Cuda(uuid)
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    allow_tf32(False)
     torch.backends.cudnn.benchmark = True
     return device
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether numbers of 32 bits may be multiplied with TF32's ten, in products and in convolutions.
+
+    By torch's former settings and by those that it has now: it raises where the two disagree and somebody
+    reads the former, as `torch.export` does and with it every export to ONNX.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+    for operators in (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn):
+        operators.fp32_precision = "tf32" if allowed else "ieee"

@@ -28,8 +28,9 @@ _GAUGES: Mapping[str, Callable[[Any], float]] = {
     "gpu_temperature_c": lambda gpu: pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU),
     "gpu_utilization": lambda gpu: pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100,
     "gpu_used_bytes": lambda gpu: pynvml.nvmlDeviceGetMemoryInfo(gpu).used,
-    # How many, never which: a container is shown the host's process ids.
-    "gpu_processes": lambda gpu: len(pynvml.nvmlDeviceGetComputeRunningProcesses(gpu)),
+    # How many, never which: a container is shown the host's process ids. By its version: without, a driver that
+    # has it not is no error of the driver's (NVMLLibraryMismatchError).
+    "gpu_processes": lambda gpu: len(pynvml.nvmlDeviceGetComputeRunningProcesses_v3(gpu)),
 }
 _COUNTERS: Mapping[str, Callable[[Any], float]] = {
     "gpu_energy_j": lambda gpu: pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu) / 1e3,

@@ -5,16 +5,18 @@ Source of the method: https://docs.pytorch.org/docs/stable/torch.compiler_aot_in
 
 from __future__ import annotations
 
+import contextlib
 import re
 import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from farm.errors import Unsupported
-from farm.runtimes import Mode, Session, Support, Workload
+from farm.runtimes import Mode, Session, Support, Workload, _cuda_toolkit
 
 SUPPORT = Support(
     summary="torch.compile's Inductor with freezing, as an ahead-of-time package",
@@ -42,6 +44,10 @@ _CALL = re.compile(r"aoti_torch_(?:cpu|cuda)_+(\w*(?:conv|linear|mm)\w*)\(")
 #: Quantized activations have no sign.
 DTYPES = {"uint8": "int8"}
 
+#: What a compiled graph calls through the dispatcher. On a CPU its convolutions make their buffers so; on a GPU it
+#: makes its own, and convolutions (torch/csrc/inductor/aoti_torch, `aoti_torch_empty_strided` and the C shims).
+COMPILED = ("empty", "empty_strided", "_convolution")
+
 #: Operators of the uncompiled model: a compiled graph calls none of them through the dispatcher.
 UNCOMPILED = ("batch_norm", "native_batch_norm", "conv2d", "convolution", "relu", "relu_", "cat")
 
@@ -52,7 +58,7 @@ def build(workload: Workload, folder: Path) -> Mapping[str, Any]:
     import torch._inductor
 
     _require_compiler()
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), _toolkit(workload.device):
         # Of the compiler's own code.
         warnings.filterwarnings("ignore", "To copy construct from a tensor", UserWarning)
         program, facts = _exported(workload)
@@ -70,6 +76,11 @@ def _require_compiler() -> None:
         cpp_builder.get_cpp_compiler()
     except InvalidCxxCompiler as error:
         raise Unsupported("compile needs a C++ compiler: apt-get install g++") from error
+
+
+def _toolkit(device: str) -> AbstractContextManager[None]:
+    """What C++ for this device is compiled with, beside the compiler."""
+    return _cuda_toolkit.visible() if device == "cuda" else contextlib.nullcontext()
 
 
 def _options(workload: Workload) -> dict[str, Any]:
@@ -162,13 +173,14 @@ def _packaged(workload: Workload, file: Path) -> Session:
         def evidence(self, on_device: torch.Tensor) -> Mapping[str, Any]:
             """That the model's own operators no longer run, and the dtype of the buffers that replace them."""
             watch = self.watch(on_device)
-            uncompiled, buffers = watch.dtypes(*UNCOMPILED), watch.dtypes("empty")
+            uncompiled, buffers = watch.dtypes(*UNCOMPILED), watch.dtypes(*COMPILED)
             found = {
                 "dtype_asked": torch_session.asked_dtype(workload),
                 "dtype": next((DTYPES.get(dtype, dtype) for dtype in buffers), "none seen"),
                 "buffers": buffers,
                 "compiled": not uncompiled,
                 "uncompiled_operators": sum(uncompiled.values()),
+                "matmul_precision": torch.backends.cuda.matmul.fp32_precision,
                 "channels_last": on_device.is_contiguous(memory_format=torch.channels_last),
             }
             if workload.recipe.precision == "int8_static":
@@ -186,7 +198,14 @@ def _compiled_here(workload: Workload) -> Session:
     from farm import torch_session
 
     _require_compiler()
-    options = {**torch._inductor.list_mode_options(workload.recipe.mode), "freezing": True}
+    if workload.device == "cuda":
+        _cuda_toolkit.require_pythons_headers()
+    options = {
+        **torch._inductor.list_mode_options(workload.recipe.mode),
+        "freezing": True,
+        # Else what it cannot capture would run without a graph, with nothing but a log line.
+        "triton.cudagraph_or_error": True,
+    }
     regions: list[Counter[str]] = []
 
     def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from farm.errors import Unsupported
 from farm.runtimes import Session, Support, Workload
 
 SUPPORT = Support(
@@ -18,6 +19,12 @@ SUPPORT = Support(
 )
 
 
+#: How a product of 8-bit numbers reaches the dispatcher: on a CPU, and as torchao asks for it on a GPU.
+INT8_PRODUCTS = ("_int_mm", "out_dtype")
+#: What both sides of a layer must be a multiple of for that on a GPU (torchao.kernel.intmm, `safe_int_mm`).
+_MULTIPLE = 8
+
+
 def load(workload: Workload, folder: Path | None) -> Session:
     """The model itself; for `int8_dynamic` with its Linear layers quantized by torchao."""
     from farm import torch_session
@@ -28,6 +35,8 @@ def load(workload: Workload, folder: Path | None) -> Session:
     import torch
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
+    if workload.device == "cuda":
+        require_products(model)
     quantize_(model, Int8DynamicActivationInt8WeightConfig())
 
     class DynamicSession(torch_session.TorchSession):
@@ -36,7 +45,7 @@ def load(workload: Workload, folder: Path | None) -> Session:
         def evidence(self, on_device: torch.Tensor) -> Mapping[str, Any]:
             """How many products ran in 8 bits, and how much of the model that is."""
             watch = self.watch(on_device)
-            products = sum(watch.dtypes("_int_mm").values())
+            products = sum(watch.dtypes(*INT8_PRODUCTS).values())
             return {
                 **super().evidence(on_device),
                 "dtype_asked": "int8",
@@ -46,6 +55,24 @@ def load(workload: Workload, folder: Path | None) -> Session:
             }
 
     return DynamicSession(workload, model)
+
+
+def require_products(model: Any) -> None:
+    """Passes where a GPU multiplies a layer of this model in 8 bits; torchao takes all others to the CPU and back.
+
+    Raises:
+        Unsupported: no layer can be.
+    """
+    import torch
+
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+    sizes = [(layer.in_features, layer.out_features) for layer in layers]
+    if not any(given % _MULTIPLE == 0 == made % _MULTIPLE for given, made in sizes):
+        found = ", ".join(f"{given} × {made}" for given, made in sizes[:3]) or "none at all"
+        raise Unsupported(
+            f"torch multiplies Linear layers in 8 bits on a GPU where both sides are multiples of {_MULTIPLE}; "
+            f"this model has {found}"
+        )
 
 
 def _note(model: Any, products: int) -> str:

@@ -157,7 +157,8 @@ class OnnxSession:
         self.binding.bind_output(onnx_graph.OUTPUT, self.on)
 
     def _session(self, options: Any) -> Any:
-        return self.runtime.InferenceSession(str(self.file), options, providers=self.providers)
+        # Its own fallback would take a GPU whose memory ran out for a wish to run on the CPU.
+        return self.runtime.InferenceSession(str(self.file), options, providers=self.providers, enable_fallback=0)
 
     def _options(self) -> Any:
         options = self.runtime.SessionOptions()

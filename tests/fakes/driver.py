@@ -68,7 +68,7 @@ class Driver:
             "nvmlDeviceGetTemperature": lambda gpu, sensor: 61,
             "nvmlDeviceGetUtilizationRates": lambda gpu: SimpleNamespace(gpu=self.busy_percent),
             "nvmlDeviceGetMemoryInfo": lambda gpu: SimpleNamespace(used=self.used_bytes, total=self._total(gpu)),
-            "nvmlDeviceGetComputeRunningProcesses": lambda gpu: [object()] * self.processes,
+            "nvmlDeviceGetComputeRunningProcesses_v3": lambda gpu: [object()] * self.processes,
             "nvmlDeviceGetCurrentClocksEventReasons": lambda gpu: self.reasons,
             "nvmlDeviceGetCurrentClocksThrottleReasons": lambda gpu: self.reasons,
             "nvmlDeviceGetPersistenceMode": lambda gpu: self.persistence,

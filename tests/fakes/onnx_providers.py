@@ -54,6 +54,8 @@ class Gpu:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         #: What can be loaded here.
         self.available = [TENSORRT, CUDA, CPU]
+        #: What the driver says when a session is created; None where it has nothing against it.
+        self.refusal: str | None = None
         #: (provider, operator, dtype) of each node in a profile.
         self.nodes: list[tuple[str, str, str]] = []
         #: The providers that each session was asked for.
@@ -69,6 +71,10 @@ class Gpu:
             return _Session(path, sess_options, providers, **more)
         self.asked.append(providers)
         found = [name for name, _ in providers if name in self.available]
+        if self.refusal is not None:
+            if not more.get("enable_fallback", 1):
+                raise RuntimeError(self.refusal)
+            found = []  # the library prints a line, and takes the CPU
         if found[:1] == [TENSORRT]:
             self._cache(dict(providers)[TENSORRT])
         exact = _Session(path, providers=[CPU])

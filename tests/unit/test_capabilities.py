@@ -169,3 +169,9 @@ def test_a_worker_takes_what_fits_into_its_gpus_memory(monkeypatch: pytest.Monke
         wanted = requirement.of(factories.cell(device="cuda", min_vram_mb=min_vram_mb))
         assert wanted is not None
         assert worker.meets(wanted) is fits
+
+
+def test_a_gpu_may_be_called_as_in_a_matrix(two_gpus: None) -> None:
+    assert capabilities.capabilities("gpu").device_kind == "cuda"
+    with pytest.raises(BadInput, match="Did you mean 'cuda'"):
+        capabilities.capabilities("cudda")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from farm import devices, measuring
+from farm import devices, measuring, onnx_graph
+from farm.devices import cuda
 from farm.errors import Unsupported
 from farm.measurement import Memory
+from tests.fakes import precisions, workloads
 from tests.fakes.driver import UUID, Driver
 
 
@@ -30,14 +33,10 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     stand_in("reset_peak_memory_stats", None)
     stand_in("max_memory_allocated", 3 << 30)
     stand_in("synchronize", None)
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-    before = [backend.fp32_precision for backend in backends]
-    for backend in backends:
-        backend.fp32_precision = "tf32"
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    yield called
-    for backend, precision in zip(backends, before, strict=True):
-        backend.fp32_precision = precision
+    with precisions.as_they_were():
+        cuda.allow_tf32(True)
+        yield called
 
 
 def test_memory_is_what_the_allocator_held_and_what_the_gpu_holds_more_than_before(
@@ -100,9 +99,27 @@ def test_fp32_is_exact_and_waiting_is_torchs(seen: list[str], monkeypatch: pytes
     device = devices.open_device("cuda", torch.get_num_threads(), UUID)
     assert torch.backends.cuda.matmul.fp32_precision == "ieee"
     assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+    assert not torch.backends.cudnn.allow_tf32
     device.synchronize()
     assert seen[-1] == "synchronize"
     assert device.amp_evidence() == "hardware"
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "tf32"])
+def test_what_is_set_for_a_gpu_lets_torch_export_and_ask_for_what_is_set(
+    recipe: str, seen: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Driver(monkeypatch)
+    devices.open_device("cuda", torch.get_num_threads(), UUID)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # what follows is torch's own, on the CPU
+    if recipe == "tf32":
+        cuda.allow_tf32(True)
+    is_exact = recipe == "fp32"
+    # Inductor reads the one, torch.export the other: both raise where torch is told two things.
+    assert torch.get_float32_matmul_precision() == ("highest" if is_exact else "high")
+    onnx_graph.export(workloads.workload("tensorrt"), tmp_path / "model.onnx")
+    found = {backend.fp32_precision for backend in (torch.backends.cuda.matmul, torch.backends.cudnn.conv)}
+    assert ("tf32" in found) is not is_exact
 
 
 def test_without_a_gpu_it_is_unsupported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -262,7 +262,7 @@ def test_a_gpu_that_others_use_or_that_sleeps_is_found(host: Host, monkeypatch: 
     assert (busy.level, asleep.level) == (Level.WARNING, Level.NOTE)
     assert "2 processes use NVIDIA H200" in busy.found
     assert asleep.mend == f"sudo nvidia-smi -i {UUID} -pm 1"
-    driver.refused = {"nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetPersistenceMode"}
+    driver.refused = {"nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetPersistenceMode"}
     assert amiss(examined(host, gpus=nvml.states())) == []
 
 

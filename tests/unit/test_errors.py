@@ -20,6 +20,14 @@ class Fail(Exception):
         (Fail("FAIL : Conv node\nFailed to allocate memory for requested buffer"), "Failed to allocate memory"),
         (RuntimeError("Exception from core.cpp:117:\nallocator.cpp:79:\nstd::bad_alloc\n"), "std::bad_alloc"),
         (RuntimeError("CUDA out of memory. Tried to allocate\nmore advice"), "CUDA out of memory."),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED",
+        ),
+        (
+            RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+            "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE",
+        ),
     ],
 )
 def test_every_way_of_saying_that_memory_ran_out_is_understood(error: Exception, said: str) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch.autograd import DeviceType
 
 from farm import catalogue
-from farm.errors import Unsupported
+from farm.errors import OutOfMemory, Unsupported, memory_errors
 from farm.runtimes import onnxruntime as plugin
 from tests.fakes import workloads
 from tests.fakes.onnx_providers import CPU, CUDA, TENSORRT, Gpu
@@ -173,3 +173,12 @@ def test_8_bits_on_the_cuda_provider_are_unsupported_with_what_has_them(tmp_path
 def test_half_precision_is_for_gpus_only() -> None:
     with pytest.raises(Unsupported, match="fp16 on onnxruntime runs on cuda, not on cpu"):
         catalogue.require_device(catalogue.parse_recipe("fp16+onnxruntime"), "cpu")
+
+
+@pytest.mark.parametrize("recipe", ["onnxruntime", "onnxruntime(tensorrt)"])
+def test_memory_that_runs_out_for_a_session_is_told_and_the_cpu_is_not_taken_instead(
+    recipe: str, gpu: Gpu, tmp_path: Path
+) -> None:
+    gpu.refusal = "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : CUDA failure 2: out of memory ; GPU=0"
+    with pytest.raises(OutOfMemory, match="CUDA failure 2: out of memory"), memory_errors():
+        built(recipe, tmp_path)

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 
 from farm.devices.nvml import Gpu
 from farm.errors import BadInput, Unreachable
+from farm.settings import Settings
 from producer import local, seats
+from results_store.store import open_store
 from tests import factories
 
 
@@ -69,3 +73,29 @@ def test_a_workers_processors_are_those_that_the_matrix_asks_for() -> None:
     assert seat.arguments() == ["--device", "cpu", "--threads", "1"]
     with pytest.raises(BadInput, match="this host has"):
         seats.seats(factories.matrix(threads=1024))
+
+
+def test_gpus_that_are_not_to_be_used_have_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = (gpu("NVIDIA H200", "GPU-a"), gpu("NVIDIA H200", "GPU-b"))
+    monkeypatch.setattr("farm.devices.nvml.gpus", lambda: there)
+    [seat] = seats.seats(factories.matrix(devices=("cuda",)), visible="GPU-b")
+    assert seat.uuid == "GPU-b"
+    with pytest.raises(BadInput, match="it has: cpu"):
+        seats.seats(factories.matrix(devices=("cuda",)), visible="")
+
+
+@pytest.mark.parametrize(("uuid", "shown"), [("GPU-b", "GPU-b"), (None, "0")])
+def test_a_worker_of_the_embedded_farm_sees_the_gpu_of_its_seat_and_no_other(
+    uuid: str | None, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    settings = Settings(data_dir=tmp_path)
+    seat = seats.Seat(device="cpu" if uuid is None else "cuda", threads=1, uuid=uuid)
+    with contextlib.closing(open_store(settings.database)) as store:
+        farm = local.LocalFarm(settings, store, [seat], "a-run", print)
+        farm.folder.mkdir(parents=True)
+        worker = farm._start_worker(seat)
+        try:
+            assert psutil.Process(worker.pid).environ()["CUDA_VISIBLE_DEVICES"] == shown
+        finally:
+            worker.stop(0.0)
