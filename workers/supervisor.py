@@ -26,7 +26,7 @@ from workers import bounds, faults, forking, locks, processes, quarantine, telem
 from workers.forking import Template, Templates
 from workers.locks import Held
 from workers.metrics import Figures
-from workers.phase import PhaseEnd, classify, unless_full
+from workers.phase import PhaseEnd, classify
 from workers.probe import Prober
 from workers.telemetry import Recorder
 from workers.watching import Ended, Stopped, Watched
@@ -248,8 +248,9 @@ class Supervisor:
                 ended = classify(self._ended(watched), phase, deadline_s)
                 return ended if recorder is None else _with_telemetry(ended, recorder)
         except OSError as error:
+            # This host's fault and no job's: without a quarantine it would fail all that wait, one after the other.
             reason = f"the {phase} process could not be started: {error}"
-            return PhaseEnd(outcome=unless_full(Outcome.ERROR, reason), reason=reason)
+            return PhaseEnd(outcome=Outcome.CRASHED, reason=reason, device_problem=reason)
 
     def _watched(
         self,

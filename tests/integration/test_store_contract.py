@@ -1429,7 +1429,7 @@ def test_a_job_that_leaves_broken_devices_again_and_again_has_failed_until_it_is
     assert store.finish(last, Ending(outcome=Outcome.CRASHED, reason="asserted", handed_back=True))  # said again
     [result] = store.results(run)
     assert (result.state, result.outcome) == (State.FAILED, Outcome.CRASHED)
-    assert f"{MAX_HAND_BACKS} attempts, each of which left a device that failed its probe" in result.reason
+    assert f"{MAX_HAND_BACKS} attempts, each of which left its worker in quarantine" in result.reason
     assert store.retry(run, failed=True).failed == 1
     broken(store)
     assert store.run(run).states == {State.QUEUED: 1}

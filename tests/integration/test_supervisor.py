@@ -709,7 +709,7 @@ def test_a_job_that_breaks_every_device_ends_as_its_own_failure(gpu_farm: GpuFar
         gpu_farm.warden().step()
     found = gpu_farm.result()
     assert (found.state, found.outcome, found.attempts) == ("failed", Outcome.CRASHED, 3)
-    assert "3 attempts, each of which left a device that failed its probe" in found.reason
+    assert "3 attempts, each of which left its worker in quarantine" in found.reason
 
 
 def test_a_message_that_comes_in_quarantine_is_served_when_the_device_recovers_soon(gpu_farm: GpuFarm) -> None:
