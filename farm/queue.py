@@ -347,11 +347,13 @@ def _ask(broker_url: str, question: Callable[[Any], Any]) -> Any:
             socket_timeout=PATIENCE_S,
             retry=Retry(NoBackoff(), 0),
         )
-    except ValueError:
-        # What it says may quote a password.
+        # Else a parameter that it does not know would be found out, as a mistake of ours, by the first question.
+        client.connection_pool.make_connection()
+    except (TypeError, ValueError):
+        # What they say may quote a password.
         raise BadInput(
-            f"The broker's URL {without_password(broker_url)!r} cannot be read. Write it as "
-            "redis://user:password@host:6379/0, and / # ? @ and the like in a password as %2F %23 %3F %40."
+            f"The broker's URL {without_password(broker_url)!r} cannot be read. Write it like "
+            "redis://localhost:6379/0; in a password, write / # ? @ and the like as %2F %23 %3F %40."
         ) from None
     try:
         with client:

@@ -126,19 +126,18 @@ class Database:
 
     @property
     def _name(self) -> str:
-        hidden = {name: "***" for name in _SECRETS if name in self.url.query}
-        shown = self.url.update_query_dict(hidden) if hidden else self.url
+        shown = self.url.difference_update_query(_SECRETS)
         return f"Database {shown.render_as_string(hide_password=True)}"
 
     def _without_password(self, text: str) -> str:
-        query = self.url.normalized_query
-        for secret in filter(None, (self.url.password, *(value for name in _SECRETS for value in query.get(name, ())))):
+        given = [value for name in _SECRETS for value in self.url.normalized_query.get(name, ())]
+        for secret in filter(None, (self.url.password, *given)):
             text = text.replace(secret, "***")
         return text
 
     def _advice(self, text: str, sqlstate: str | None) -> str:
         if sqlstate in _MENDABLE:
-            advice = _MENDABLE[sqlstate]
+            text, advice = text.partition("\n")[0], _MENDABLE[sqlstate]  # the rest quotes the statement
         elif not self.is_sqlite:
             advice = "Check that PostgreSQL runs and that FARM_DATABASE_URL is right."
         elif "not a database" in text:
