@@ -206,4 +206,7 @@ class Companion:
             with self._starting:
                 if self._leaving.is_set():
                     return
-                self._process = self._start()
+                try:
+                    self._process = self._start()
+                except OSError as error:
+                    log.error("the reconciler cannot be started, which is tried again: %s", error)

@@ -6,7 +6,6 @@ It survives whatever a child does, and it measures nothing itself: no torch in t
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import sys
 import time
@@ -399,8 +398,12 @@ def _is_mendable(measurement: Measurement | None) -> bool:
 
 
 def _pauses(longest_s: float) -> Iterator[float]:
-    """Seconds between tries: doubling, up to the longest."""
-    return (min(0.25 * 2**number, longest_s) for number in itertools.count())
+    """Seconds between tries: doubling, up to the longest, for as long as it takes."""
+    pause_s = 0.25
+    while True:
+        pause_s = min(pause_s, longest_s)
+        yield pause_s
+        pause_s *= 2
 
 
 def _until_reachable(call: Callable[[], T], every_s: float) -> T:

@@ -390,6 +390,16 @@ def test_an_outage_of_the_database_in_mid_job_loses_nothing(farm: Farm) -> None:
     assert (spy.renewals_refused, spy.finishes_refused) == (0, 0)
 
 
+def test_what_was_measured_is_kept_however_long_the_database_is_away(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spy = Spy(farm.store, [])
+    spy.finishes_refused = 3000  # of which one comes every few seconds
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    assert farm.supervisor("ok()", store=spy).handle(farm.submit()) == "ok"
+    assert farm.result().measurement is not None
+
+
 def test_a_job_is_not_begun_while_the_database_is_away(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "CLAIM_PATIENCE_S", 0.5)
     spy = Spy(farm.store, [])
