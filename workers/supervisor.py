@@ -360,7 +360,12 @@ def _recorder(spec: JobSpec, held: Held, phase: str) -> Iterator[Recorder | None
 
 def _with_telemetry(ended: PhaseEnd, recorder: Recorder) -> PhaseEnd:
     measured = ended.measurement
-    return ended if measured is None else replace(ended, measurement=recorder.attach(measured))
+    try:
+        return ended if measured is None else replace(ended, measurement=recorder.attach(measured))
+    except Exception:
+        # Broad: what was read beside it, by a clock that may be set meanwhile, must not cost a measurement.
+        log.exception("what was read while it was measured cannot be summed up")
+        return ended
 
 
 def child_environment(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import logging
 import os
@@ -32,6 +33,7 @@ from workers.phase import classify
 from workers.probe import Prober
 from workers.quarantine import Warden
 from workers.supervisor import Supervisor
+from workers.telemetry import Recorder
 from workers.watching import Stopped
 
 #: What every script below may use: `request`, `report(outcome, …)` and `ok()`.
@@ -618,6 +620,24 @@ def test_the_supervisor_watches_host_and_child_while_it_measures(farm: Farm) -> 
     assert measured.telemetry.readings >= 3
     assert measured.telemetry.gauges["rss_bytes"].max > 64 << 20
     assert measured.telemetry.counters["cpu_s"].total >= 0
+
+
+def test_readings_that_cannot_be_summed_up_cost_no_measurement(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the host's clock was set back: then no time has passed between the first reading and the last."""
+    clock = itertools.chain([1000.0, 1000.5], itertools.repeat(1000.0))
+    look = Recorder.look
+
+    def look_at(recorder: Recorder, pid: int) -> None:
+        monkeypatch.setattr(recorder, "_clock", lambda: next(clock))
+        look(recorder, pid)
+
+    monkeypatch.setattr(Recorder, "look", look_at)
+    assert farm.serve("time.sleep(0.6); ok()", telemetry_s=0.05) == "ok"
+    measured = farm.result().measurement
+    assert measured is not None
+    assert measured.samples == factories.samples()
 
 
 def test_a_protocol_without_telemetry_is_not_watched(farm: Farm) -> None:
