@@ -136,8 +136,8 @@ class Database:
         return text
 
     def _advice(self, text: str, sqlstate: str | None) -> str:
-        if sqlstate in _MENDABLE:
-            text, advice = text.partition("\n")[0], _MENDABLE[sqlstate]  # the rest quotes the statement
+        if (mend := _MENDABLE.get(sqlstate or "")) is not None:
+            text, advice = text.partition("\n")[0], mend  # the rest quotes the statement
         elif not self.is_sqlite:
             advice = "Check that PostgreSQL runs and that FARM_DATABASE_URL is right."
         elif "not a database" in text:
