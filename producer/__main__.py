@@ -308,8 +308,8 @@ def retry(
 def cancel(run: RunId) -> None:
     """Stop a run: nothing more of it starts, and what is running is stopped. What was measured is kept.
 
-    What a worker held that has vanished counts as stopped when its lease has ended, by default after 30 s: where it
-    is still running then, cancel the run again.
+    What a worker held that has vanished counts as stopped when its lease has ended, by default after 30 s: where
+    it is still running then, cancel the run again.
 
     \b
     Examples:

@@ -81,7 +81,7 @@ def _severity(connection: sa.Connection, attempt_id: str) -> int:
         measurement = records.measurement(text, device_ns, end_to_end_ns, control_ns)
         return 0 if measurement is None else judge(measurement).severity
     except Exception as error:
-        # Broad: a row that somebody edited, or that names a plug-in that is not here, must not keep what is done for
-        # many jobs at once from the others.
+        # Broad: a row that somebody edited, or that names a plug-in that is not here, must not be in the way of
+        # others that are looked at in the same transaction.
         log.warning("the measurement of attempt %s cannot be judged: %s", attempt_id, error)
         return _UNREADABLE

@@ -87,7 +87,7 @@ def full_name(name: str | None, kind: str) -> str:
         BadInput: the name has characters that the queue's tools would trip over.
     """
     if name is None:
-        # Not the process id alone: containers that share a host's name start counting anew, so they all have the same.
+        # Not the process id alone: in containers that share a host's name it is the same for all.
         return f"{'gpu' if kind == 'cuda' else kind}@{platform.node()}.{os.getpid()}-{secrets.token_hex(4)}"
     if re.fullmatch(r"[A-Za-z0-9_.-]+(@[A-Za-z0-9_.-]+)?", name) is None:
         raise BadInput(f"The name {name!r} is not possible: letters, digits, '_', '.', '-' and one '@', please.")

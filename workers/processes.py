@@ -56,7 +56,7 @@ def kill_children(but: AbstractSet[int] = frozenset(), within_s: float | None = 
 
     Args:
         but: ids of those that live on.
-        within_s: what hangs in the kernel, so that no signal ends it, is waited for so long; None waits for its end.
+        within_s: what hangs in the kernel, so that no signal ends it, is waited for so long; None is to its end.
     """
     given_up_at = None if within_s is None else time.monotonic() + within_s
     while strays := children() - but:

@@ -247,7 +247,7 @@ class Supervisor:
                 ended = classify(self._ended(watched), phase, deadline_s)
                 return ended if recorder is None else _with_telemetry(ended, recorder)
         except OSError as error:
-            # This host's fault and no job's: without a quarantine it would fail all that wait, one after the other.
+            # This host's fault and no job's: else it would fail all that wait, one after the other.
             reason = f"the {phase} process could not be started: {error}"
             return PhaseEnd(outcome=Outcome.CRASHED, reason=reason, device_problem=reason)
 
