@@ -233,7 +233,7 @@ def test_a_url_that_is_not_redis_is_refused(url: str) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        *("redis://:hunter2/x@127.0.0.1:1/0", "redis://u:hunter2#x@127.0.0.1:1/0", "redis://u:x?hunter2@127.0.0.1:1"),
+        *("redis://:hunter2/x@127.0.0.1:1/0", "redis://u:hunter2#x@127.0.0.1:1/0", "redis://u:x?hunter2@h"),
         *("redis://127.0.0.1:1/0?password=hunter2", "redis://127.0.0.1:1/0?db=1&PASSWORD=hunter2", "u:hunter2@h"),
         *("redis://:hunter2@h@127.0.0.1:1/0", "amqp://u:hunter2/x@h/", "redis://u:[hunter2@127.0.0.1:1/0"),
     ],
@@ -250,7 +250,7 @@ def test_a_broker_whose_password_is_wrong_is_unreachable(server: RedisServer) ->
     with server.client() as client:
         client.config_set("requirepass", "right")
         try:
-            with pytest.raises(Unreachable, match=r"does not let us in \(AuthenticationError\). Check user and password"):
+            with pytest.raises(Unreachable, match=r"let us in \(AuthenticationError\). Check user and password"):
                 queue.check(f"redis://:wrong@127.0.0.1:{server.port}/0")
             queue.check(f"redis://:right@127.0.0.1:{server.port}/0")
         finally:

@@ -755,7 +755,7 @@ def wait_for_a_blocked_transaction(store: Store) -> None:
 
 
 def test_a_claim_does_not_wait_for_who_cancels_or_resumes_its_run() -> None:
-    # On SQLite there is one who writes. It would wait in a circle: who cancels wants the job that is being claimed.
+    # On SQLite one writes at a time. It would wait in a circle: who cancels wants the job that is being claimed.
     with databases.postgresql() as url, closing(open_store(url)) as store, ThreadPoolExecutor() as pool:
         store.register(factories.worker())
         run = looking_up(store, factories.submitted(store))

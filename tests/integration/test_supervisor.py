@@ -440,7 +440,7 @@ def test_a_program_that_is_not_there_is_no_error_of_the_job(farm: Farm) -> None:
     served = Supervisor(
         farm.store, farm.settings, farm.worker, command=("/no/such/program",), needs_build=lambda *_: False
     )
-    assert served.handle(farm.submit()).startswith("handed back: crashed: the measure process could not be started")
+    assert served.handle(farm.submit()).startswith("handed back: crashed: the measure process could not")
 
 
 def test_what_no_signal_ends_keeps_nobody_from_leaving(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,7 +135,7 @@ def test_a_job_that_no_worker_takes_is_sent_ever_more_rarely(
 def test_a_job_that_somebody_could_take_is_sent_again_soon_whoever_used_its_message_up(
     store: Store, broker: Broker, reconciler: Reconciler, clock: Clock
 ) -> None:
-    """Else a worker in quarantine, which skips message after message, would leave the others without for minutes."""
+    """Else a worker in quarantine, which skips one message after the other, would leave others without any."""
     store.register(factories.worker("quarantined@alpha"))
     store.quarantine("quarantined@alpha", "hangs")
     submit(store, repeats=3)
