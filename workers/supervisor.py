@@ -107,6 +107,10 @@ class Supervisor:
                     log.error("job %s was not begun: %s", job_id, error)
                     return "skipped: the database does not answer"
                 time.sleep(pause_s)
+            except FarmError as error:
+                # Its device cannot be had: messages that it used up, one after the other, would be missed by others.
+                self._quarantine(str(error))
+                return f"skipped: quarantined: {error}"
         raise AssertionError("the pauses never end")
 
     def _served(self, job_id: str) -> str:

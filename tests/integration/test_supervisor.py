@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from farm.errors import ControlDied, OutOfMemory, Unreachable, Unsupported
+from farm.errors import ControlDied, FarmError, OutOfMemory, Unreachable, Unsupported
 from farm.measurement import Outcome
 from farm.settings import Settings
 from farm.spec import Protocol
@@ -434,6 +434,24 @@ def test_a_host_on_which_nothing_can_be_started_fails_no_job_and_comes_back(
     failures = sa.select(schema.jobs.c.failures, schema.jobs.c.hand_backs)
     with farm.store._database.reading() as connection:
         assert tuple(connection.execute(failures).one()) == (0, 1)
+
+
+def test_a_worker_whose_locks_cannot_be_had_is_quarantined_until_they_can(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "QUARANTINE_PATIENCE_S", 0.0)
+    job = farm.submit()
+    served = farm.supervisor("report(outcome='ok', reason='') if request['phase'] == 'probe' else ok()")
+    command = (sys.executable, "-S", str(farm.folder / "child.py"), str(farm.template))
+    warden = Warden(farm.store, farm.settings, farm.worker.id, lambda _: Prober(farm.settings, "cpu", command))
+    farm.settings.lock_dir.write_text("no folder")
+    assert served.handle(job).startswith("skipped: quarantined: The lock directory")
+    assert served.handle(job).startswith("skipped: quarantined: The lock directory")
+    with pytest.raises(FarmError, match="FARM_LOCK_DIR"):
+        warden.step()
+    farm.settings.lock_dir.unlink()
+    warden.step()
+    assert served.handle(job) == "ok"
 
 
 def test_a_program_that_is_not_there_is_no_error_of_the_job(farm: Farm) -> None:
