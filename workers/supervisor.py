@@ -141,11 +141,7 @@ class Supervisor:
                 return _SKIPPED
             logs.note(run=claim.run_id, job=claim.job_id, attempt=claim.attempt)
             log.info("job %s begins: %s batch %d", claim.job_id, claim.spec.variant, claim.spec.batch_size)
-            ended, phase = self._attempt(claim, held)
-            if ended.rebuild:
-                log.warning("job %s builds again: %s", claim.job_id, ended.reason)
-                ended, phase = self._attempt(claim, held)
-            ended = self._probed(claim, held, ended)
+            ended, phase = self._tried(claim, held)
             device_until = time.time()
         # The device is free; only now the database, which may be away for long.
         if ended.device_problem:
@@ -159,6 +155,22 @@ class Supervisor:
             extra={"outcome": str(outcome), "duration_s": device_until - device_from},
         )
         return text if claim.job_id == job_id else f"{text} (job {claim.job_id})"
+
+    def _tried(self, claim: Claim, held: Held) -> tuple[PhaseEnd, str]:
+        """How the attempt ended, the device probed where that speaks against it, and the name of its last phase."""
+        try:
+            ended, phase = self._attempt(claim, held)
+            if ended.rebuild:
+                log.warning("job %s builds again: %s", claim.job_id, ended.reason)
+                ended, phase = self._attempt(claim, held)
+            return self._probed(claim, held, ended), phase
+        except FarmError:
+            raise
+        except Exception as error:
+            # Broad: a mistake of ours is told with the attempt; else its lease would end, again and again.
+            log.exception("job %s cannot be watched", claim.job_id)
+            reason = f"the worker could not watch it: {type(error).__name__}: {error}"
+            return PhaseEnd(outcome=Outcome.CRASHED, reason=reason), "measure"
 
     def _quarantined(self) -> str | None:
         """Why this worker claims nothing, if it is still so after a while.

@@ -658,6 +658,18 @@ def test_readings_that_cannot_be_summed_up_cost_no_measurement(
     assert measured.samples == factories.samples()
 
 
+def test_a_mistake_in_watching_a_child_is_told_with_the_attempt_and_leaves_none(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(*_: object) -> None:
+        raise RuntimeError("in a test")
+
+    monkeypatch.setattr(Recorder, "look", look)
+    reason = "the worker could not watch it: RuntimeError: in a test"
+    assert farm.serve("time.sleep(60)", telemetry_s=0.05) == f"failed: crashed: {reason}"
+    assert (farm.result().state, farm.result().reason) == ("queued", reason)
+
+
 def test_a_protocol_without_telemetry_is_not_watched(farm: Farm) -> None:
     assert farm.serve("time.sleep(0.2); ok()", telemetry_s=None) == "ok"
     measured = farm.result().measurement
