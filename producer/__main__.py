@@ -24,7 +24,7 @@ from producer.conduct import Desk
 from producer.progress import one_line, quarantined, summary
 from producer.seats import seats
 from results_store import metrics, names
-from results_store.store import State, open_store
+from results_store.store import open_store
 
 #: Where there is no terminal there is no width to keep to.
 _WIDE = 200

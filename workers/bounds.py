@@ -94,7 +94,7 @@ def host_memory_bytes(own: Path = _OWN_CGROUPS, cgroups: Path = _CGROUPS) -> int
 
 
 def no_room(settings: Settings) -> str | None:
-    """Why nothing shall be begun, where the data directory's disk is all but full, or broken; None where it is not."""
+    """Why nothing shall be begun, where the disk of the data is all but full, or broken; None where it is not."""
     folder = settings.data_dir.resolve()
     try:
         there = next(place for place in (folder, *folder.parents) if place.exists())

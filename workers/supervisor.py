@@ -108,7 +108,7 @@ class Supervisor:
                     return "skipped: the database does not answer"
                 time.sleep(pause_s)
             except FarmError as error:
-                # Its device cannot be had: messages that it used up, one after the other, would be missed by others.
+                # Its device cannot be had: the messages that it would use up would be missed by others.
                 self._quarantine(str(error))
                 return f"skipped: quarantined: {error}"
         raise AssertionError("the pauses never end")
@@ -157,7 +157,7 @@ class Supervisor:
         return text if claim.job_id == job_id else f"{text} (job {claim.job_id})"
 
     def _tried(self, claim: Claim, held: Held) -> tuple[PhaseEnd, str]:
-        """How the attempt ended, the device probed where that speaks against it, and the name of its last phase."""
+        """How the attempt ended, the device probed where that speaks against it, and its last phase."""
         try:
             ended, phase = self._attempt(claim, held)
             if ended.rebuild:

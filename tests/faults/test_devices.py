@@ -72,6 +72,7 @@ def assert_handed_back(farm: Farm, times: int) -> None:
         assert "failed its probe: error: CUDA error: unspecified launch failure" in first.reason
         assert second.worker_id != first.worker_id
 
+
 def assert_probed_first(farm: Farm, times: int) -> None:
     """After a fault, nothing but a probe by the same worker began on its processors."""
     found = farm.sightings()

@@ -35,6 +35,7 @@ def test_the_page_of_settings_has_every_variable() -> None:
     }
     assert not [variable for variable in sorted(wanted) if f"`{variable}`" not in page]
 
+
 def test_every_test_that_is_said_to_keep_a_promise_is_there() -> None:
     sources = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
     gone, file = [], ""
