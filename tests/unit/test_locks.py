@@ -39,10 +39,14 @@ def test_four_processes_never_overlap_and_nobody_starves(directory: Path, tmp_pa
     ]
     for worker in workers:
         worker.start()
-    first_done = _rounds_when_first_is_done(rounds)
-    for worker in workers:
-        worker.join(60)
-        assert worker.exitcode == 0, "two processes had one token"
+    try:
+        first_done = _rounds_when_first_is_done(rounds)
+        for worker in workers:
+            worker.join(60)
+            assert worker.exitcode == 0, "two processes had one token"
+    finally:
+        for worker in workers:
+            worker.kill()
     assert list(rounds) == [ROUNDS] * 4
     assert min(first_done) >= ROUNDS // 5, f"somebody starved: {first_done}"
 
