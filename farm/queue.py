@@ -58,6 +58,9 @@ _JOB_ID = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
 _SCHEMES = ("redis", "rediss")
 
+#: redis-py takes it there, too.
+_QUERY_PASSWORD = re.compile(r"([?&]password=)[^&]*", re.IGNORECASE)
+
 #: What may be asked of a worker through the broker: to show itself. Flower needs these, and nobody more: what
 #: stops jobs is the store's cancel flag, what stops a worker is a signal.
 _LOOKS = frozenset(
@@ -105,11 +108,12 @@ def check_url(broker_url: str) -> None:
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    return parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]).geturl()
+    """The URL as it may be shown, also where it is malformed: a password may hold anything, such as `/` or `#`."""
+    before, separator, after = url.rpartition("@")
+    if separator:
+        scheme, given, _ = before.partition("://")
+        after = f"{scheme}://***@{after}" if given else f"***@{after}"
+    return _QUERY_PASSWORD.sub(r"\1***", after)
 
 
 def check(broker_url: str) -> None:
@@ -343,8 +347,14 @@ def _ask(broker_url: str, question: Callable[[Any], Any]) -> Any:
             socket_timeout=PATIENCE_S,
             retry=Retry(NoBackoff(), 0),
         )
-    except ValueError as error:
-        raise BadInput(f"The broker's URL {without_password(broker_url)!r} cannot be read: {error}") from None
+        # Else a parameter that it does not know would be found out, as a mistake of ours, by the first question.
+        client.connection_pool.make_connection()
+    except (TypeError, ValueError):
+        # What they say may quote a password.
+        raise BadInput(
+            f"The broker's URL {without_password(broker_url)!r} cannot be read. Write it like "
+            "redis://localhost:6379/0; in a password, write / # ? @ and the like as %2F %23 %3F %40."
+        ) from None
     try:
         with client:
             return question(client)
@@ -353,6 +363,11 @@ def _ask(broker_url: str, question: Callable[[Any], Any]) -> Any:
 
 
 def _unreachable(broker_url: str, error: Exception) -> Unreachable:
+    if isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError):
+        return Unreachable(
+            f"The broker {without_password(broker_url)} does not let us in ({type(error).__name__}). "
+            "Check user and password in CELERY_BROKER_URL."
+        )
     return Unreachable(
         f"The broker {without_password(broker_url)} does not answer ({type(error).__name__}). "
         "Start Redis there, or set CELERY_BROKER_URL to where it runs."

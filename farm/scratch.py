@@ -44,8 +44,8 @@ def environment(settings: Settings, temporary: Path) -> dict[str, str]:
 
 
 def sweep(settings: Settings) -> None:
-    """Removes what killed workers left more than a day ago."""
-    with contextlib.suppress(FileNotFoundError):
+    """Removes what killed workers left more than a day ago, as far as that is possible."""
+    with contextlib.suppress(OSError):
         for entry in list(settings.scratch.iterdir()):
             with contextlib.suppress(OSError):
                 if time.time() - entry.lstat().st_mtime > _OLD_S:

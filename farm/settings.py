@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -56,8 +57,8 @@ class Settings(BaseSettings):
     renew_s: float = Field(default=5.0, gt=0)
     #: The GPU this process may use, as CUDA understands it; None where all are visible.
     visible_gpu: str | None = Field(default=None, validation_alias="CUDA_VISIBLE_DEVICES")
-    #: How often the reconciler looks.
-    reconcile_s: float = Field(default=10.0, gt=0)
+    #: How often the reconciler looks, and says that its worker lives: one that was not heard of for 30 s is dead.
+    reconcile_s: float = Field(default=10.0, gt=0, le=15)
     #: Memory that one building or measuring process may take, in MiB; None is all that host or container have.
     memory_limit_mb: int | None = Field(default=None, ge=64)
     #: What its temporary files together, and any one file, may take, in MiB.
@@ -76,6 +77,16 @@ class Settings(BaseSettings):
     metrics_port: int = Field(default=0, ge=0, le=65535)
     #: The interface of that port; anyone who reaches it may ask.
     metrics_address: str = "127.0.0.1"
+
+    @field_validator("renew_s")
+    @classmethod
+    def _within_the_lease(cls, renew_s: float, others: ValidationInfo) -> float:
+        """Else others would take a job between two renewals, again and again."""
+        lease_s = others.data.get("lease_s")
+        if lease_s is not None and renew_s >= lease_s:
+            text = "It has to be less than FARM_LEASE_S, which is {lease_s}"
+            raise PydanticCustomError("lease", text, {"lease_s": lease_s})
+        return renew_s
 
     @classmethod
     def settings_customise_sources(

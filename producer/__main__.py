@@ -24,7 +24,7 @@ from producer.conduct import Desk
 from producer.progress import one_line, quarantined, summary
 from producer.seats import seats
 from results_store import metrics, names
-from results_store.store import State, open_store
+from results_store.store import open_store
 
 #: Where there is no terminal there is no width to keep to.
 _WIDE = 200
@@ -235,8 +235,8 @@ def status(
             desk.say(quarantined(worker, reason))
         for label, outcome, reason in progress.failures:
             desk.say(f"failed: {label}: {outcome}: {one_line(reason)}")
-        if progress.states.get(State.FAILED, 0):
-            desk.say(show.retry(progress))
+        for sentence in show.ways_back(progress):
+            desk.say(sentence)
 
 
 @app.command()
@@ -308,6 +308,9 @@ def retry(
 def cancel(run: RunId) -> None:
     """Stop a run: nothing more of it starts, and what is running is stopped. What was measured is kept.
 
+    What a worker held that has vanished counts as stopped when its lease has ended, by default after 30 s: where
+    it is still running then, cancel the run again.
+
     \b
     Examples:
       python -m producer cancel latest
@@ -316,6 +319,11 @@ def cancel(run: RunId) -> None:
     with _explained(), _desk(load()) as desk:
         found = desk.store.run(run)
         queued, running = desk.store.cancel(found.run_id)
+        if found.finished:
+            desk.say(f"Run {found.title} has ended already: nothing of it waits or runs.")
+            for sentence in show.ways_back(found):
+                desk.say(sentence)
+            return
         desk.say(f"Run {found.title}: {queued} waiting jobs cancelled, {running} running ones are being stopped.")
         back = f"python -m producer resume {found.handle} (with --local for an embedded farm)"
         desk.say(f"Bring them back with: {back}")

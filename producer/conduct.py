@@ -150,8 +150,8 @@ def watch(desk: Desk, run_id: str) -> int:
         desk.say(_goes_on(run))
         raise
     desk.say(show.ending(ended))
-    if ended.states.get(State.FAILED, 0):
-        desk.say(show.retry(ended))
+    for sentence in show.ways_back(ended):
+        desk.say(sentence)
     desk.say(f"Results: python -m results_store collate {run.handle}")
     return show.exit_code(ended)
 
@@ -222,8 +222,8 @@ def _hand_over(desk: Desk, run: RunInfo, output: Path | None) -> int:
     for note in results.notes(collated.rows):
         desk.say(note)
     desk.say(show.ending(ended))
-    if ended.states.get(State.FAILED, 0):
-        desk.say(show.retry(ended))
+    for sentence in show.ways_back(ended):
+        desk.say(sentence)
     log.info("run %s has ended: %s", run.run_id, paths["csv"], extra={"run": run.run_id})
     desk.say(f"For people: {paths['report']}")
     desk.say(str(paths["csv"]))
@@ -241,8 +241,8 @@ def _announce(desk: Desk, submission: Submission, run: RunInfo) -> None:
     else:
         log.info("run %s is taken up", run.run_id, extra={"run": run.run_id})
         desk.say(f"Taking up run {run.title}: {run.states.get(State.DONE, 0)} of {run.jobs} jobs are measured.")
-        if run.states.get(State.FAILED, 0):
-            desk.say(show.retry(run))
+        for sentence in show.ways_back(run):
+            desk.say(sentence)
 
 
 def _as_bad_as(level: Level) -> list[str]:

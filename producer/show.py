@@ -103,6 +103,21 @@ def retry(run: RunInfo | Progress) -> str:
     )
 
 
+def resume(run: RunInfo | Progress) -> str:
+    """How many jobs of a run were cancelled, and what brings them back."""
+    cancelled = run.states.get(State.CANCELLED, 0)
+    many = "1 job was" if cancelled == 1 else f"{cancelled} jobs were"
+    return (
+        f"{many} cancelled. Bring back: python -m producer resume {run.handle} (with --local for an embedded farm)"
+    )
+
+
+def ways_back(run: RunInfo | Progress) -> list[str]:
+    """A sentence for each way in which jobs of a run ended without a result: what queues them again."""
+    ways = ((State.FAILED, retry), (State.CANCELLED, resume))
+    return [sentence(run) for state, sentence in ways if run.states.get(state, 0)]
+
+
 def exit_code(progress: Progress) -> int:
     """0 where every job ended in a result, else 1."""
     return 0 if progress.states.get(State.DONE, 0) == progress.jobs else 1

@@ -42,7 +42,7 @@ class Rebound(Exception):
 
 
 class Unreadable(Exception):
-    """Nobody can tell any more what the job chosen was to measure: its id, and why. To be refused."""
+    """Nobody can tell any more what the job chosen was to measure: its id, its fence, and why. To be refused."""
 
 
 def claim(
@@ -67,8 +67,11 @@ def claim(
     return None, True
 
 
-def refuse(connection: sa.Connection, job_id: str, reason: str) -> None:
-    """Ends a job that nobody can measure, so that it is in nobody's way."""
+def refuse(connection: sa.Connection, job_id: str, fence: int, reason: str) -> None:
+    """Ends a job that nobody can measure, so that it is in nobody's way; none that was claimed since."""
+    still = sa.select(jobs.c.job_id).where(jobs.c.job_id == job_id, jobs.c.fence == fence, is_open(jobs))
+    if connection.scalar(still.with_for_update()) is None:
+        return
     _end_open_attempt(connection, job_id, _VANISHED)
     _follow(connection, job_id, Outcome.ERROR, reason)
     keeping.settle(connection, job_id)
@@ -128,13 +131,28 @@ def release(connection: sa.Connection, worker_id: str, reason: str) -> int:
 
 def reconcile(connection: sa.Connection) -> Reconciled:
     """Queues again what has outlived its lease, and fails what was lost too often."""
-    expired = sa.select(jobs.c.job_id).where(is_running(jobs), jobs.c.lease_until < now())
+    states = _taken_back(connection)
+    return Reconciled(requeued=states.count(State.QUEUED), failed=states.count(State.FAILED))
+
+
+def forsaken(connection: sa.Connection, run_number: int) -> int:
+    """Ends what nobody will stop any more in a run that is being cancelled; how many jobs.
+
+    Their leases have ended, and their workers live no more: there may be none that would reconcile.
+    """
+    living = sa.select(workers.c.worker_id).where(is_alive())
+    return len(_taken_back(connection, jobs.c.run_number == run_number, jobs.c.worker_id.not_in(living)))
+
+
+def _taken_back(connection: sa.Connection, *which: sa.ColumnElement[bool]) -> list[State]:
+    """Ends attempts whose lease has; what becomes of their jobs."""
+    expired = sa.select(jobs.c.job_id).where(is_running(jobs), jobs.c.lease_until < now(), *which)
     states: list[State] = []
     for job_id in connection.scalars(expired.with_for_update(skip_locked=True)).all():
         _end_open_attempt(connection, job_id, _VANISHED)
         state = _follow(connection, job_id, Outcome.LOST, _VANISHED)
         states.append(State.DONE if keeping.settle(connection, job_id) else state)
-    return Reconciled(requeued=states.count(State.QUEUED), failed=states.count(State.FAILED))
+    return states
 
 
 def heartbeat(connection: sa.Connection, worker_id: str) -> None:
@@ -346,11 +364,10 @@ def _spec(connection: sa.Connection, job: _Row) -> JobSpec:
     try:
         cell = records.cell(text)
     except BadInput as error:
-        raise Unreadable(job.job_id, str(error)) from None
+        raise Unreadable(job.job_id, job.fence - 1, str(error)) from None
     if not records.is_as_submitted(text, job.repeat, job.key):
-        raise Unreadable(
-            job.job_id, "Its row in the store does not say any more what was submitted. Submit it again."
-        )
+        reason = "Its row in the store does not say any more what was submitted. Submit it again."
+        raise Unreadable(job.job_id, job.fence - 1, reason)
     return cell.repeated(job.repeat)
 
 
@@ -445,7 +462,7 @@ def _next_state(outcome: Outcome, counts: Mapping[str, int], cancel_requested: b
 
 def _given_up_after(outcome: Outcome, counts: Mapping[str, int], handed_back: bool) -> str:
     if handed_back:
-        return f"{counts['hand_backs']} attempts, each of which left a device that failed its probe"
+        return f"{counts['hand_backs']} attempts, each of which left its worker in quarantine"
     return f"{counts['losses' if outcome is Outcome.LOST else 'failures']} attempts"
 
 

@@ -22,10 +22,20 @@ BUSY_TIMEOUT_MS = 10_000
 CONNECT_TIMEOUT_S = 5
 #: Deadlock and serialization failure: PostgreSQL asks to do the transaction again.
 _AGAIN = ("40P01", "40001")
+#: Errors that PostgreSQL counts as the statement's own, and that the operator can mend.
+_MENDABLE = {
+    "42501": "Let the role of FARM_DATABASE_URL own the database, or GRANT it USAGE and CREATE on its schema.",
+    "42P07": "Another program's tables are in this database: set FARM_DATABASE_URL to one of the farm's own.",
+}
 _MAX_TRIES = 5
 #: With no answer for so long a connection is dead: a worker must not hang on a cable that was pulled.
 _KEEPALIVE = {"keepalives_idle": 5, "keepalives_interval": 3, "keepalives_count": 3, "tcp_user_timeout": 10_000}
+#: A client that vanished, or stands still, in mid-transaction keeps others from what it has locked for so long.
+#: None of ours takes a fraction of it between two statements.
+IDLE_IN_TRANSACTION_S = 60
 _WRITES = {"farm_writes": True}
+#: What libpq takes behind the question mark, too.
+_SECRETS = ("password", "sslpassword")
 
 
 class Database:
@@ -102,25 +112,33 @@ class Database:
         """
         try:
             yield
-        except (exc.IntegrityError, exc.ProgrammingError, exc.DataError):
-            raise  # a fault of ours, not of the database
         except exc.DBAPIError as error:
+            sqlstate = getattr(error.orig, "sqlstate", None)
+            ours = isinstance(error, exc.IntegrityError | exc.ProgrammingError | exc.DataError)
+            if ours and sqlstate not in _MENDABLE:
+                raise  # a fault of ours, not of the database
             text = self._without_password(str(error.orig).strip())
-            if getattr(error.orig, "sqlstate", None) in _AGAIN:
+            if sqlstate in _AGAIN:
                 raise _AskedAgain(text) from error
-            raise Unreachable(self._advice(text)) from None
+            raise Unreachable(self._advice(text, sqlstate)) from None
         except exc.TimeoutError:
             raise Unreachable(f"{self._name}: no free connection. Try again.") from None
 
     @property
     def _name(self) -> str:
-        return f"Database {self.url.render_as_string(hide_password=True)}"
+        shown = self.url.difference_update_query(_SECRETS)
+        return f"Database {shown.render_as_string(hide_password=True)}"
 
     def _without_password(self, text: str) -> str:
-        return text.replace(self.url.password, "***") if self.url.password else text
+        given = [value for name in _SECRETS for value in self.url.normalized_query.get(name, ())]
+        for secret in filter(None, (self.url.password, *given)):
+            text = text.replace(secret, "***")
+        return text
 
-    def _advice(self, text: str) -> str:
-        if not self.is_sqlite:
+    def _advice(self, text: str, sqlstate: str | None) -> str:
+        if (mend := _MENDABLE.get(sqlstate or "")) is not None:
+            text, advice = text.partition("\n")[0], mend  # the rest quotes the statement
+        elif not self.is_sqlite:
             advice = "Check that PostgreSQL runs and that FARM_DATABASE_URL is right."
         elif "not a database" in text:
             advice = "Another file has this name: move it away, or set FARM_DATABASE_URL or FARM_DATA_DIR."
@@ -204,7 +222,16 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 def _postgresql_engine(url: sa.URL) -> sa.Engine:
     arguments = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "benchmark-farm", **_KEEPALIVE}
     given = {name: value for name, value in arguments.items() if name not in url.query}
-    return sa.create_engine(url, connect_args=given, pool_pre_ping=True, pool_size=2, max_overflow=8)
+    engine = sa.create_engine(url, connect_args=given, pool_pre_ping=True, pool_size=2, max_overflow=8)
+    event.listen(engine, "connect", _prepare_postgresql)
+    return engine
+
+
+def _prepare_postgresql(connection: Any, _: Any) -> None:
+    # not as an option of the connection: a pooler between us and the server may refuse those
+    setting = ("idle_in_transaction_session_timeout", f"{IDLE_IN_TRANSACTION_S}s")
+    connection.execute("SELECT set_config(%s, %s, false)", setting)
+    connection.commit()
 
 
 def insert(connection: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 
 import sqlalchemy as sa
@@ -13,6 +14,11 @@ from results_store.clock import now
 from results_store.database import insert
 from results_store.schema import attempts, jobs, results
 from results_store.values import State
+
+log = logging.getLogger(__name__)
+
+#: Worse than any verdict.
+_UNREADABLE = 1000
 
 
 def best(connection: sa.Connection, job_id: str) -> str | None:
@@ -71,5 +77,11 @@ def _severity(connection: sa.Connection, attempt_id: str) -> int:
     columns = (attempts.c.measurement, attempts.c.device_ns, attempts.c.end_to_end_ns, attempts.c.control_ns)
     query = sa.select(*columns).where(attempts.c.attempt_id == attempt_id)
     text, device_ns, end_to_end_ns, control_ns = connection.execute(query).one()
-    measurement = records.measurement(text, device_ns, end_to_end_ns, control_ns)
-    return 0 if measurement is None else judge(measurement).severity
+    try:
+        measurement = records.measurement(text, device_ns, end_to_end_ns, control_ns)
+        return 0 if measurement is None else judge(measurement).severity
+    except Exception as error:
+        # Broad: a row that somebody edited, or that names a plug-in that is not here, must not be in the way of
+        # others that are looked at in the same transaction.
+        log.warning("the measurement of attempt %s cannot be judged: %s", attempt_id, error)
+        return _UNREADABLE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -136,9 +137,13 @@ def progress(connection: sa.Connection, number: int) -> Progress:
 
 
 def all_workers(connection: sa.Connection, alive_only: bool) -> list[WorkerInfo]:
-    """The workers, by id."""
+    """The workers, by id; not those of a farm of another version that we cannot read."""
     query = sa.select(workers).where(*([is_alive()] if alive_only else [])).order_by(workers.c.worker_id)
-    return [records.worker(row) for row in connection.execute(query)]
+    found: list[WorkerInfo] = []
+    for row in connection.execute(query):
+        with contextlib.suppress(ValueError):
+            found.append(records.worker(row))
+    return found
 
 
 def quarantined(connection: sa.Connection, worker_id: str) -> str | None:

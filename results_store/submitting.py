@@ -16,7 +16,7 @@ from farm import requirement
 from farm.errors import BadInput
 from farm.requirement import Requirement
 from farm.spec import Cell, Matrix
-from results_store import keeping, names, records
+from results_store import claiming, keeping, names, records
 from results_store.clock import now
 from results_store.database import insert
 from results_store.schema import cells, is_of_matrix, is_open, is_running, jobs, requirements, results, runs
@@ -124,22 +124,26 @@ def _begin_anew(connection: sa.Connection, number: int) -> None:
 def cancel(connection: sa.Connection, number: int) -> tuple[int, int]:
     """(Queued jobs of the matrix cancelled now, running jobs asked to stop.)
 
-    What only waited to be measured again is done.
+    What only waited to be measured again is done, and what a worker held that lives no more counts as cancelled.
     """
     _hold(connection, number)
     of_run = jobs.c.run_number == number
+    # All of them, in one statement: what waits may just begin, and what runs may just be queued again.
+    connection.execute(sa.update(jobs).where(of_run, is_open(jobs)).values(cancel_requested=True))
     waiting = sa.update(jobs).where(of_run, jobs.c.state == State.QUEUED).values(state=State.CANCELLED)
     queued = connection.execute(waiting.where(is_of_matrix(number)))
     connection.execute(waiting)  # the controls
     measured = sa.select(jobs.c.job_id).where(of_run, jobs.c.state == State.CANCELLED, jobs.c.remeasured > 0)
     settled = [keeping.settle(connection, job_id) for job_id in connection.scalars(measured).all()]
-    running = connection.execute(sa.update(jobs).where(of_run, is_running(jobs)).values(cancel_requested=True))
-    return queued.rowcount - sum(settled), running.rowcount
+    forsaken = claiming.forsaken(connection, number)
+    return queued.rowcount - sum(settled) + forsaken, _count(connection, number, is_running(jobs))
 
 
 def _hold(connection: sa.Connection, number: int) -> None:
     """One cancel or resume of a run at a time: both lock many jobs, in any order."""
-    connection.execute(sa.select(runs.c.number).where(runs.c.number == number).with_for_update())
+    # not against who only refers to the run, as every claim does, and has a job that we wait for
+    this = sa.select(runs.c.number).where(runs.c.number == number)
+    connection.execute(this.with_for_update(key_share=True))
 
 
 def _take_turns(connection: sa.Connection, key: str, name: str | None) -> None:

@@ -94,11 +94,14 @@ def host_memory_bytes(own: Path = _OWN_CGROUPS, cgroups: Path = _CGROUPS) -> int
 
 
 def no_room(settings: Settings) -> str | None:
-    """Why nothing shall be begun, where the disk of the data directory is all but full; None where it is not."""
+    """Why nothing shall be begun, where the disk of the data is all but full, or broken; None where it is not."""
     folder = settings.data_dir.resolve()
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    if shutil.disk_usage(there).free >= settings.disk_free_mb * _MIB:
-        return None
+    try:
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        if shutil.disk_usage(there).free >= settings.disk_free_mb * _MIB:
+            return None
+    except OSError as error:
+        return f"the disk of {folder} does not answer ({error.strerror})"
     # the same words each time, so that it is said once
     return (
         f"less than {settings.disk_free_mb} MiB are free in {folder} (FARM_DISK_FREE_MB): make room, for instance "

@@ -82,14 +82,14 @@ def least_served(gpus: Sequence[Gpu], living: Sequence[WorkerInfo]) -> Gpu:
 
 
 def full_name(name: str | None, kind: str) -> str:
-    """A worker's name with its host; without a name, a unique one like `cpu@host.4711-3f`.
+    """A worker's name with its host; without a name, a unique one like `cpu@host.4711-3f09c2d1`.
 
     Raises:
         BadInput: the name has characters that the queue's tools would trip over.
     """
     if name is None:
-        # Not the process id alone: containers that share a host's name start counting anew.
-        return f"{'gpu' if kind == 'cuda' else kind}@{platform.node()}.{os.getpid()}-{secrets.token_hex(1)}"
+        # Not the process id alone: in containers that share a host's name it is the same for all.
+        return f"{'gpu' if kind == 'cuda' else kind}@{platform.node()}.{os.getpid()}-{secrets.token_hex(4)}"
     if re.fullmatch(r"[A-Za-z0-9_.-]+(@[A-Za-z0-9_.-]+)?", name) is None:
         raise BadInput(f"The name {name!r} is not possible: letters, digits, '_', '.', '-' and one '@', please.")
     return name if "@" in name else f"{name}@{platform.node()}"

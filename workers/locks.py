@@ -41,8 +41,9 @@ def prepare(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         found = directory.stat()
-        if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != 0o1777:
-            # Every user of the host locks here, and the files stay.
+        ours = found.st_uid == os.geteuid() and all(entry.suffix == ".lock" for entry in directory.iterdir())
+        if ours and stat.S_IMODE(found.st_mode) != 0o1777:
+            # Every user of the host locks here, and the files stay. Not where something else lies, too.
             directory.chmod(0o1777)
     except OSError as error:
         raise BadInput(
@@ -125,20 +126,37 @@ def _token(directory: Path, processor: int) -> Path:
 
 
 def _lock(path: Path, held: contextlib.ExitStack) -> int:
-    descriptor = _open(path, held)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    return descriptor
+    while True:
+        descriptor = _locked(path, fcntl.LOCK_EX, held)
+        if descriptor is not None:
+            return descriptor
 
 
 def _try_lock(path: Path, held: contextlib.ExitStack) -> int | None:
+    try:
+        return _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB, held)
+    except BlockingIOError:
+        return None
+
+
+def _locked(path: Path, how: int, held: contextlib.ExitStack) -> int | None:
+    """The lock's descriptor; None where somebody removed the file meanwhile, so that others lock another one."""
     with contextlib.ExitStack() as attempt:
         descriptor = _open(path, attempt)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        fcntl.flock(descriptor, how)
+        if not _is_there(path, descriptor):
             return None
+        with contextlib.suppress(OSError):
+            # What cleans a host's temporary files takes those that nothing has touched for days.
+            os.utime(descriptor)
         held.push(attempt.pop_all())
         return descriptor
+
+
+def _is_there(path: Path, descriptor: int) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    return False
 
 
 def _open(path: Path, held: contextlib.ExitStack) -> int:

@@ -40,7 +40,8 @@ class PhaseEnd:
     build_spent_s: float = 0.0
     #: What the phase needed was damaged or deleted since it was looked at.
     rebuild: bool = False
-    #: What is wrong with the device, where it was probed afterwards and failed; empty where nothing is.
+    #: What is wrong with the device, where it was probed afterwards and failed, or with a host that can start
+    #: nothing; empty where nothing is.
     device_problem: str = ""
     log_tail: str = ""
 

@@ -51,15 +51,25 @@ def children(parent: int | None = None) -> set[int]:
     }
 
 
-def kill_children(but: AbstractSet[int] = frozenset()) -> None:
-    """Kills and reaps this process's children, and those that they leave behind, but not the ones named."""
+def kill_children(but: AbstractSet[int] = frozenset(), within_s: float | None = None) -> None:
+    """Kills and reaps this process's children, and those that they leave behind, but not the ones named.
+
+    Args:
+        but: ids of those that live on.
+        within_s: what hangs in the kernel, so that no signal ends it, is waited for so long; None is to its end.
+    """
+    given_up_at = None if within_s is None else time.monotonic() + within_s
     while strays := children() - but:
         for stray in strays:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(stray, signal.SIGKILL)
         for stray in strays:
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(stray, 0)
+                os.waitpid(stray, 0 if given_up_at is None else os.WNOHANG)
+        if given_up_at is not None:
+            if time.monotonic() >= given_up_at:
+                return
+            time.sleep(_DYING_S)
 
 
 def kernel_oom_kills() -> int:

@@ -25,7 +25,7 @@ UNPROBED = "its device has not been probed yet"
 
 #: What people can do about it, by the kind of device.
 ADVICE = {
-    "cpu": "If it does not, look for machine checks in dmesg: memory or processor may be broken.",
+    "cpu": "If it does not, look at dmesg: memory, processor or disk may be broken.",
     "cuda": "If it does not, look at nvidia-smi and for Xid in dmesg, then reset the GPU or replace it.",
 }
 

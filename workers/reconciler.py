@@ -100,6 +100,8 @@ class Reconciler:
         self._patient_until = clock() + (grace_s if was_away else 0.0)
         #: Job → (when it may be published again, the pause after that).
         self._published: dict[str, tuple[float, float]] = {}
+        #: Who served when it was last looked: whoever is new may do what nobody could.
+        self._serving: frozenset[str] = frozenset()
 
     def step(self) -> int:
         """One round; how many messages it sent. Calls `on_life` once the database has answered.
@@ -126,6 +128,7 @@ class Reconciler:
     def _refill(self) -> int:
         """Publishes what the queues lack that living workers serve."""
         serving = [worker for worker in self._store.workers() if worker.quarantined is None]
+        self._welcome(frozenset(worker.id for worker in serving))
         served = {name for worker in serving for name in worker.queues}
         claimable = {name: jobs for name, jobs in self._store.claimable().items() if name in served}
         self._forget_all_but({job for jobs in claimable.values() for job in jobs})
@@ -159,7 +162,16 @@ class Reconciler:
         now = self._clock()
         for job in jobs:
             _, pause_s = self._published.get(job, (now, FIRST_PAUSE_S))
+            if job in self._published and self._store.waits_for_another("", job):
+                # Somebody could take it: its message was used up by one who may not, or is quarantined.
+                pause_s = FIRST_PAUSE_S
             self._published[job] = (now + pause_s, min(2 * pause_s, LONGEST_PAUSE_S))
+
+    def _welcome(self, serving: frozenset[str]) -> None:
+        """Where somebody has come, nothing waits for messages that led to nothing before."""
+        if serving - self._serving:
+            self._published.clear()
+        self._serving = serving
 
     def _forget_all_but(self, jobs: set[str]) -> None:
         self._published = {job: when for job, when in self._published.items() if job in jobs}

@@ -103,7 +103,7 @@ class Service:
         if self._companion is not None:
             self._companion.leave()
         # The pool's process among them. What that had started dies with it or becomes our child.
-        processes.kill_children()
+        processes.kill_children(within_s=_PATIENCE_S)
         self._leave("the worker was stopped in the middle of the job")
 
     def _leave(self, reason: str) -> None:
@@ -206,4 +206,7 @@ class Companion:
             with self._starting:
                 if self._leaving.is_set():
                     return
-                self._process = self._start()
+                try:
+                    self._process = self._start()
+                except OSError as error:
+                    log.error("the reconciler cannot be started, which is tried again: %s", error)

@@ -6,7 +6,6 @@ It survives whatever a child does, and it measures nothing itself: no torch in t
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import sys
 import time
@@ -26,7 +25,7 @@ from workers import bounds, faults, forking, locks, processes, quarantine, telem
 from workers.forking import Template, Templates
 from workers.locks import Held
 from workers.metrics import Figures
-from workers.phase import PhaseEnd, classify, unless_full
+from workers.phase import PhaseEnd, classify
 from workers.probe import Prober
 from workers.telemetry import Recorder
 from workers.watching import Ended, Stopped, Watched
@@ -108,6 +107,10 @@ class Supervisor:
                     log.error("job %s was not begun: %s", job_id, error)
                     return "skipped: the database does not answer"
                 time.sleep(pause_s)
+            except FarmError as error:
+                # Its device cannot be had: the messages that it would use up would be missed by others.
+                self._quarantine(str(error))
+                return f"skipped: quarantined: {error}"
         raise AssertionError("the pauses never end")
 
     def _served(self, job_id: str) -> str:
@@ -138,11 +141,7 @@ class Supervisor:
                 return _SKIPPED
             logs.note(run=claim.run_id, job=claim.job_id, attempt=claim.attempt)
             log.info("job %s begins: %s batch %d", claim.job_id, claim.spec.variant, claim.spec.batch_size)
-            ended, phase = self._attempt(claim, held)
-            if ended.rebuild:
-                log.warning("job %s builds again: %s", claim.job_id, ended.reason)
-                ended, phase = self._attempt(claim, held)
-            ended = self._probed(claim, held, ended)
+            ended, phase = self._tried(claim, held)
             device_until = time.time()
         # The device is free; only now the database, which may be away for long.
         if ended.device_problem:
@@ -156,6 +155,22 @@ class Supervisor:
             extra={"outcome": str(outcome), "duration_s": device_until - device_from},
         )
         return text if claim.job_id == job_id else f"{text} (job {claim.job_id})"
+
+    def _tried(self, claim: Claim, held: Held) -> tuple[PhaseEnd, str]:
+        """How the attempt ended, the device probed where that speaks against it, and its last phase."""
+        try:
+            ended, phase = self._attempt(claim, held)
+            if ended.rebuild:
+                log.warning("job %s builds again: %s", claim.job_id, ended.reason)
+                ended, phase = self._attempt(claim, held)
+            return self._probed(claim, held, ended), phase
+        except FarmError:
+            raise
+        except Exception as error:
+            # Broad: a mistake of ours is told with the attempt; else its lease would end, again and again.
+            log.exception("job %s cannot be watched", claim.job_id)
+            reason = f"the worker could not watch it: {type(error).__name__}: {error}"
+            return PhaseEnd(outcome=Outcome.CRASHED, reason=reason), "measure"
 
     def _quarantined(self) -> str | None:
         """Why this worker claims nothing, if it is still so after a while.
@@ -248,8 +263,9 @@ class Supervisor:
                 ended = classify(self._ended(watched), phase, deadline_s)
                 return ended if recorder is None else _with_telemetry(ended, recorder)
         except OSError as error:
+            # This host's fault and no job's: else it would fail all that wait, one after the other.
             reason = f"the {phase} process could not be started: {error}"
-            return PhaseEnd(outcome=unless_full(Outcome.ERROR, reason), reason=reason)
+            return PhaseEnd(outcome=Outcome.CRASHED, reason=reason, device_problem=reason)
 
     def _watched(
         self,
@@ -360,7 +376,12 @@ def _recorder(spec: JobSpec, held: Held, phase: str) -> Iterator[Recorder | None
 
 def _with_telemetry(ended: PhaseEnd, recorder: Recorder) -> PhaseEnd:
     measured = ended.measurement
-    return ended if measured is None else replace(ended, measurement=recorder.attach(measured))
+    try:
+        return ended if measured is None else replace(ended, measurement=recorder.attach(measured))
+    except Exception:
+        # Broad: what was read beside it, by a clock that may be set meanwhile, must not cost a measurement.
+        log.exception("what was read while it was measured cannot be summed up")
+        return ended
 
 
 def child_environment(
@@ -398,8 +419,12 @@ def _is_mendable(measurement: Measurement | None) -> bool:
 
 
 def _pauses(longest_s: float) -> Iterator[float]:
-    """Seconds between tries: doubling, up to the longest."""
-    return (min(0.25 * 2**number, longest_s) for number in itertools.count())
+    """Seconds between tries: doubling, up to the longest, for as long as it takes."""
+    pause_s = 0.25
+    while True:
+        pause_s = min(pause_s, longest_s)
+        yield pause_s
+        pause_s *= 2
 
 
 def _until_reachable(call: Callable[[], T], every_s: float) -> T:

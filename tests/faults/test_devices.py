@@ -49,6 +49,7 @@ def test_a_device_that_fails_its_probe_is_quarantined_and_its_job_is_done_elsewh
             farm.until(lambda: not quarantined(farm))
         farm.conclude()
         assert_handed_back(farm, breaks)
+        assert_probed_first(farm, breaks)
         assert len([sighting for sighting in farm.sightings() if sighting.phase == "probe"]) >= 2 * breaks
         assert [worker.starts for worker in farm.workers.values()] == [1, 1]
 
@@ -70,3 +71,14 @@ def assert_handed_back(farm: Farm, times: int) -> None:
         assert first.outcome == Outcome.CRASHED
         assert "failed its probe: error: CUDA error: unspecified launch failure" in first.reason
         assert second.worker_id != first.worker_id
+
+
+def assert_probed_first(farm: Farm, times: int) -> None:
+    """After a fault, nothing but a probe by the same worker began on its processors."""
+    found = farm.sightings()
+    faults = [s for s in found if (s.phase, s.repeat, s.ended) == ("measure", FAULTY, False)]
+    assert len(faults) == times
+    for fault in faults:
+        there = [s for s in found if s.began_ns > fault.began_ns and set(s.processors) & set(fault.processors)]
+        first = min(there, key=lambda s: s.began_ns)
+        assert (first.phase, first.worker) == ("probe", fault.worker)

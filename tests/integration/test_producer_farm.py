@@ -158,6 +158,18 @@ def test_cancelled_jobs_come_back_with_resume(redis: RedisServer, store: Store) 
     assert store.run("latest").states == {State.QUEUED: 3}
 
 
+def test_a_named_run_that_was_cancelled_says_so_when_it_is_submitted_again(
+    redis: RedisServer, store: Store, tmp_path: Path
+) -> None:
+    named = (*MATRIX, "--name", "nightly", "--output-dir", str(tmp_path / "out"))
+    called("submit-matrix", *named)
+    called("cancel", "nightly")
+    again = called("submit-matrix", *named)
+    assert again.exit_code == 1
+    assert "3 jobs were cancelled. Bring back: python -m producer resume nightly" in again.stdout
+    assert store.run("nightly").states == {State.CANCELLED: 3}
+
+
 def test_failed_and_doubted_jobs_are_queued_again_and_get_their_messages(
     redis: RedisServer, store: Store, tmp_path: Path
 ) -> None:

@@ -221,18 +221,36 @@ def test_an_unreachable_broker_is_said_soon_and_without_its_password(question: s
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
-@pytest.mark.parametrize("url", ["amqp://u:hunter2@h/", "redis", "", "redis://:hunter2@h:port/0"])
+@pytest.mark.parametrize(
+    "url", ["amqp://u:hunter2@h/", "redis", "", "redis://:hunter2@h:port/0", "redis://h/0?nonsense=1"]
+)
 def test_a_url_that_is_not_redis_is_refused(url: str) -> None:
     with pytest.raises(BadInput, match="broker's URL") as caught:
         queue.check(url)
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("redis://:hunter2/x@127.0.0.1:1/0", "redis://u:hunter2#x@127.0.0.1:1/0", "redis://u:x?hunter2@h"),
+        *("redis://127.0.0.1:1/0?password=hunter2", "redis://127.0.0.1:1/0?db=1&PASSWORD=hunter2", "u:hunter2@h"),
+        *("redis://:hunter2@h@127.0.0.1:1/0", "amqp://u:hunter2/x@h/", "redis://u:[hunter2@127.0.0.1:1/0"),
+    ],
+)
+def test_a_password_is_not_shown_wherever_a_url_has_it(url: str) -> None:
+    """What openssl makes as base64 has slashes: such a URL has no host where the password should end."""
+    with pytest.raises((BadInput, Unreachable)) as caught:
+        queue.check(url)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+    assert "CELERY_BROKER_URL" in str(caught.value) or "broker's URL" in str(caught.value)
+
+
 def test_a_broker_whose_password_is_wrong_is_unreachable(server: RedisServer) -> None:
     with server.client() as client:
         client.config_set("requirepass", "right")
         try:
-            with pytest.raises(Unreachable, match="AuthenticationError"):
+            with pytest.raises(Unreachable, match=r"let us in \(AuthenticationError\). Check user and password"):
                 queue.check(f"redis://:wrong@127.0.0.1:{server.port}/0")
             queue.check(f"redis://:right@127.0.0.1:{server.port}/0")
         finally:

@@ -9,7 +9,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from alembic.migration import MigrationContext
 from farm.errors import BadInput, FarmError, Unreachable
 from farm.measurement import Environment, GpuFacts, Operator, Outcome
 from farm.verdict import Level
-from results_store import claiming, looking, schema
+from results_store import claiming, database, keeping, looking, records, schema, submitting
 from results_store.database import Database
 from results_store.store import Claim, Ending, Lease, Reconciled, Retried, State, Store, open_store
 from results_store.values import MAX_FAILURES, MAX_HAND_BACKS, MAX_LOG_BYTES, MAX_LOSSES
@@ -659,6 +659,13 @@ def test_a_requirement_that_cannot_be_read_any_more_asks_for_nothing(store: Stor
     assert claimed(store, plain)
 
 
+def test_a_worker_of_another_version_that_cannot_be_read_is_in_nobodys_way(store: Store) -> None:
+    store.register(factories.worker("cpu@newer"))
+    newer = schema.workers.c.worker_id == "cpu@newer"
+    change(store, sa.update(schema.workers).where(newer).values(environment='{"of a newer farm": true}'))
+    assert [worker.id for worker in store.workers()] == ["cpu@alpha"]
+
+
 def test_a_job_waits_for_another_worker_only_where_there_is_one_that_might_take_it(store: Store) -> None:
     run = store.submit(factories.matrix(threads=2)).run_id
     job = f"{run}.000000"
@@ -745,6 +752,53 @@ def wait_for_a_blocked_transaction(store: Store) -> None:
             if connection.scalar(blocked):
                 return
     raise AssertionError("nobody waits")
+
+
+def test_a_claim_does_not_wait_for_who_cancels_or_resumes_its_run() -> None:
+    # On SQLite one writes at a time. It would wait in a circle: who cancels wants the job that is being claimed.
+    with databases.postgresql() as url, closing(open_store(url)) as store, ThreadPoolExecutor() as pool:
+        store.register(factories.worker())
+        run = looking_up(store, factories.submitted(store))
+        with store._database.writing() as connection:
+            submitting._hold(connection, run)
+            assert pool.submit(store.claim, "cpu@alpha").result(timeout=10) is not None
+
+
+def looking_up(store: Store, run_id: str) -> int:
+    with store._database.reading() as connection:
+        return looking.run_number(connection, run_id)
+
+
+def test_who_stands_still_in_the_middle_of_a_claim_keeps_nobody_from_the_cell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As a host does that lost its power or its cable: its server would wait for it for two hours.
+    monkeypatch.setattr(database, "IDLE_IN_TRANSACTION_S", 0.5)
+    with databases.postgresql() as url, closing(open_store(url)) as store, ThreadPoolExecutor() as pool:
+        store.register(factories.worker())
+        store.register(factories.worker("other@alpha"))
+        store.submit(factories.matrix(repeats=2))
+        with pytest.raises(Unreachable), store._database.writing() as connection:
+            assert claiming.claim(connection, "cpu@alpha", None, 30.0)[0] is not None
+            other = pool.submit(store.claim, "other@alpha").result(timeout=10)
+            assert other is not None
+            assert other.job_id.endswith(".000001")
+
+
+def test_a_job_that_another_has_claimed_meanwhile_is_not_refused(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that cannot read it, for want of a plug-in, says so a moment later than it looked."""
+    run = factories.submitted(store)
+    store.register(factories.worker("able@alpha"))
+    with monkeypatch.context() as patched:
+        patched.setattr(records, "is_as_submitted", lambda *_: False)
+        with pytest.raises(claiming.Unreadable) as unreadable:
+            store._database.transact(claiming.claim, "cpu@alpha", None, 30.0)
+    claim = claimed(store, "able@alpha")
+    store._database.transact(claiming.refuse, *unreadable.value.args)
+    assert store.finish(claim, factories.ok(claim))
+    assert store.run(run).states == {State.DONE: 1}
 
 
 # ---- ending
@@ -1125,6 +1179,24 @@ def test_lost_attempts_and_crashes_are_counted_apart(store: Store, hasty: Store)
     assert store.run(run).states == {State.DONE: 1}
 
 
+def test_a_measurement_that_cannot_be_read_any_more_keeps_no_job_from_being_reconciled(store: Store) -> None:
+    run = store.submit(factories.matrix(repeats=2)).run_id
+    for _ in range(2):
+        claim = claimed(store, job_id=f"{run}.000000")
+        assert store.finish(claim, replace(factories.ok(claim), remeasure=True))
+    claimed(store, job_id=f"{run}.000000")
+    edited = schema.attempts.c.attempt_id == f"{run}.000000.2"
+    change(store, sa.update(schema.attempts).where(edited).values(measurement="{}"))
+    claimed(store, job_id=f"{run}.000001")
+    last = schema.jobs.c.ordinal == 0
+    change(store, sa.update(schema.jobs).where(last).values(losses=MAX_LOSSES - 1))
+    expire(store)
+    assert store.reconcile() == Reconciled(requeued=1, failed=0)
+    assert store.run(run).states == {State.DONE: 1, State.QUEUED: 1}
+    [kept] = rows(store, sa.select(schema.results.c.attempt_id))
+    assert kept.attempt_id == f"{run}.000000.1"
+
+
 def test_what_an_ended_worker_held_is_released_at_once_and_not_counted(store: Store) -> None:
     store.submit(factories.matrix())
     for _ in range(MAX_LOSSES + MAX_FAILURES):
@@ -1196,6 +1268,60 @@ def test_resume_brings_back_only_what_was_cancelled(store: Store) -> None:
     store.cancel(run)
     assert store.resume(run) == 1
     assert store.run(run).states == {State.DONE: 1, State.FAILED: 1, State.QUEUED: 1}
+
+
+def vanish(store: Store, worker_id: str = "cpu@alpha") -> None:
+    """A worker is killed, and what it held is over."""
+    this = schema.workers.c.worker_id == worker_id
+    change(store, sa.update(schema.workers).where(this).values(last_seen=0.0))
+    expire(store)
+
+
+def test_what_a_vanished_worker_held_is_cancelled_though_nobody_is_there_to_reconcile(store: Store) -> None:
+    run = store.submit(factories.matrix(repeats=3)).run_id
+    claimed(store)
+    expire(store)
+    # its worker lives, and will hear of it
+    assert store.cancel(run) == (2, 1)
+    assert not store.run(run).finished
+    vanish(store)
+    assert store.cancel(run) == (1, 0)
+    assert store.run(run).states == {State.CANCELLED: 3}
+    assert attempt_outcomes(store) == ["lost"]
+    assert store.resume(run) == 3
+
+
+def test_what_was_measured_before_its_worker_vanished_is_kept_when_the_run_is_cancelled(store: Store) -> None:
+    run = store.submit(factories.matrix()).run_id
+    claim = claimed(store)
+    assert store.finish(claim, replace(factories.ok(claim), remeasure=True))
+    claimed(store)
+    vanish(store)
+    store.cancel(run)
+    assert store.run(run).states == {State.DONE: 1}
+
+
+def test_a_job_that_is_queued_again_just_while_its_run_is_cancelled_is_cancelled_too(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = store.submit(factories.matrix(repeats=2)).run_id
+    first = claimed(store)
+    assert store.finish(first, replace(factories.ok(first), remeasure=True))
+    second = claimed(store, job_id=f"{run}.000001")
+    settle, crashing = keeping.settle, ThreadPoolExecutor(1)
+    crashed: list[Any] = []
+
+    def crash_meanwhile(connection: sa.Connection, job_id: str) -> bool:
+        if not crashed:
+            crashed.append(crashing.submit(store.finish, second, Ending(outcome=Outcome.CRASHED)))
+            wait(crashed, timeout=1)  # it may have to wait for us
+        return settle(connection, job_id)
+
+    with crashing, monkeypatch.context() as patched:
+        patched.setattr(keeping, "settle", crash_meanwhile)
+        store.cancel(run)
+    assert crashed[0].result()
+    assert store.run(run).states == {State.DONE: 1, State.CANCELLED: 1}
 
 
 # ---- retrying
@@ -1429,7 +1555,7 @@ def test_a_job_that_leaves_broken_devices_again_and_again_has_failed_until_it_is
     assert store.finish(last, Ending(outcome=Outcome.CRASHED, reason="asserted", handed_back=True))  # said again
     [result] = store.results(run)
     assert (result.state, result.outcome) == (State.FAILED, Outcome.CRASHED)
-    assert f"{MAX_HAND_BACKS} attempts, each of which left a device that failed its probe" in result.reason
+    assert f"{MAX_HAND_BACKS} attempts, each of which left its worker in quarantine" in result.reason
     assert store.retry(run, failed=True).failed == 1
     broken(store)
     assert store.run(run).states == {State.QUEUED: 1}
@@ -1668,6 +1794,36 @@ def test_an_unreachable_server_is_named_without_its_password() -> None:
         open_store("postgresql://farm:geheim@127.0.0.1:9/farm")
     assert "geheim" not in str(caught.value)
     assert "127.0.0.1:9" in str(caught.value)
+
+
+def test_a_password_behind_the_question_mark_is_not_shown_either() -> None:
+    with pytest.raises(Unreachable, match="Check that PostgreSQL runs") as caught:
+        open_store("postgresql://farm@127.0.0.1:9/farm?password=geheim&sslpassword=geheim2")
+    assert "geheim" not in str(caught.value)
+    assert "127.0.0.1:9" in str(caught.value)
+
+
+def test_a_role_that_may_make_no_tables_is_told_what_it_needs() -> None:
+    with databases.postgresql() as url, closing(Database(url)) as owner:
+        with owner.writing() as connection:
+            connection.exec_driver_sql("CREATE ROLE guest LOGIN")
+            connection.exec_driver_sql("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        try:
+            with pytest.raises(Unreachable, match=r"permission denied.*GRANT it USAGE and CREATE"):
+                open_store(url.replace("postgres@", "guest@"))
+        finally:
+            with owner.writing() as connection:
+                connection.exec_driver_sql("DROP ROLE guest")
+
+
+def test_tables_of_another_program_are_left_alone(url: str) -> None:
+    with closing(Database(url)) as other:
+        with other.writing() as connection:
+            connection.exec_driver_sql("CREATE TABLE runs (mine integer)")
+        with pytest.raises(Unreachable, match="Another program's tables"):
+            open_store(url)
+        with other.reading() as connection:
+            assert sa.inspect(connection).get_table_names() == ["runs"]
 
 
 def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -18,7 +20,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from farm.errors import ControlDied, OutOfMemory, Unreachable, Unsupported
+from farm.errors import ControlDied, FarmError, OutOfMemory, Unreachable, Unsupported
 from farm.measurement import Outcome
 from farm.settings import Settings
 from farm.spec import Protocol
@@ -31,6 +33,7 @@ from workers.phase import classify
 from workers.probe import Prober
 from workers.quarantine import Warden
 from workers.supervisor import Supervisor
+from workers.telemetry import Recorder
 from workers.watching import Stopped
 
 #: What every script below may use: `request`, `report(outcome, …)` and `ok()`.
@@ -180,7 +183,7 @@ def test_a_child_that_hangs_is_ended_at_its_deadline(farm: Farm, script: str) ->
     assert time.monotonic() - started < 5
 
 
-def test_a_process_that_even_sigkill_does_not_end_quarantines_its_worker(
+def test_a_process_that_even_sigkill_does_not_end_quarantines_its_worker_and_others_do_its_job(
     farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As the kernel does with one that waits within a driver: the signal is noted, and nothing happens.
@@ -188,7 +191,10 @@ def test_a_process_that_even_sigkill_does_not_end_quarantines_its_worker(
     monkeypatch.setattr(watching, "HANGS_S", 0.2)
     monkeypatch.setattr(os, "kill", lambda pid, _: noted.append(pid))
     monkeypatch.setattr(os, "killpg", lambda pid, _: noted.append(pid))
-    seen = []
+    farm.store.close()
+    farm.store = open_store(farm.settings.database, lease_s=1.0)
+    farm.store.register(replace(farm.worker, id="other@host"))
+    seen: list[Any] = []
 
     def driver_returns() -> None:
         try:
@@ -197,6 +203,9 @@ def test_a_process_that_even_sigkill_does_not_end_quarantines_its_worker(
                 fcntl.flock(token, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             seen.append("held")
+            claim = eventually(lambda: farm.store.claim("other@host"))
+            assert claim is not None
+            seen.append(farm.store.finish(claim, factories.ok(claim)))
         finally:
             monkeypatch.setattr(os, "kill", really)
             really(noted[0], signal.SIGKILL)
@@ -205,8 +214,10 @@ def test_a_process_that_even_sigkill_does_not_end_quarantines_its_worker(
     driver.start()
     served = farm.serve("time.sleep(60)", measure_deadline_s=1)
     driver.join()
-    assert served.startswith("failed: timeout")
-    assert seen == [f"process {noted[0]} was killed and does not end: it hangs in the kernel", "held"]
+    assert served == "stale"
+    problem = f"process {noted[0]} was killed and does not end: it hangs in the kernel"
+    assert seen == [problem, "held", True]
+    assert (farm.result().outcome, farm.result().worker_id) == (Outcome.OK, "other@host")
 
 
 def test_a_result_counts_though_the_process_then_hangs_or_crashes(
@@ -381,6 +392,16 @@ def test_an_outage_of_the_database_in_mid_job_loses_nothing(farm: Farm) -> None:
     assert (spy.renewals_refused, spy.finishes_refused) == (0, 0)
 
 
+def test_what_was_measured_is_kept_however_long_the_database_is_away(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spy = Spy(farm.store, [])
+    spy.finishes_refused = 3000  # of which one comes every few seconds
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    assert farm.supervisor("ok()", store=spy).handle(farm.submit()) == "ok"
+    assert farm.result().measurement is not None
+
+
 def test_a_job_is_not_begun_while_the_database_is_away(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "CLAIM_PATIENCE_S", 0.5)
     spy = Spy(farm.store, [])
@@ -390,11 +411,64 @@ def test_a_job_is_not_begun_while_the_database_is_away(farm: Farm, monkeypatch: 
     assert farm.supervisor("ok()", store=spy).handle(farm.submit()) == "ok"
 
 
-def test_a_program_that_is_not_there_is_an_error_of_the_job(farm: Farm) -> None:
+def test_a_host_on_which_nothing_can_be_started_fails_no_job_and_comes_back(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a disk became read-only: it would fail every job of the farm, as fast as it can take them."""
+    monkeypatch.setattr(supervisor, "QUARANTINE_PATIENCE_S", 0.0)
+    farm.settings = farm.settings.model_copy(update={"probe_s": 0.01})
+    job = farm.submit()
+    served = farm.supervisor("report(outcome='ok', reason='') if request['phase'] == 'probe' else ok()")
+    command = (sys.executable, "-S", str(farm.folder / "child.py"), str(farm.template))
+    warden = Warden(farm.store, farm.settings, farm.worker.id, lambda _: Prober(farm.settings, "cpu", command))
+    farm.settings.scratch.write_text("no folder")
+    assert served.handle(job).startswith("handed back: crashed: the measure process could not be started")
+    assert served.handle(job).startswith("skipped: quarantined: the measure process could not be started")
+    assert (farm.result().state, farm.result().attempts) == ("queued", 1)
+    warden.step()
+    assert str(farm.store.quarantined(farm.worker.id)).startswith("the probe could not be started")
+    farm.settings.scratch.unlink()
+    time.sleep(farm.settings.probe_s)
+    warden.step()
+    assert served.handle(job) == "ok"
+    failures = sa.select(schema.jobs.c.failures, schema.jobs.c.hand_backs)
+    with farm.store._database.reading() as connection:
+        assert tuple(connection.execute(failures).one()) == (0, 1)
+
+
+def test_a_worker_whose_locks_cannot_be_had_is_quarantined_until_they_can(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "QUARANTINE_PATIENCE_S", 0.0)
+    job = farm.submit()
+    served = farm.supervisor("report(outcome='ok', reason='') if request['phase'] == 'probe' else ok()")
+    command = (sys.executable, "-S", str(farm.folder / "child.py"), str(farm.template))
+    warden = Warden(farm.store, farm.settings, farm.worker.id, lambda _: Prober(farm.settings, "cpu", command))
+    farm.settings.lock_dir.write_text("no folder")
+    assert served.handle(job).startswith("skipped: quarantined: The lock directory")
+    assert served.handle(job).startswith("skipped: quarantined: The lock directory")
+    with pytest.raises(FarmError, match="FARM_LOCK_DIR"):
+        warden.step()
+    farm.settings.lock_dir.unlink()
+    warden.step()
+    assert served.handle(job) == "ok"
+
+
+def test_a_program_that_is_not_there_is_no_error_of_the_job(farm: Farm) -> None:
     served = Supervisor(
         farm.store, farm.settings, farm.worker, command=("/no/such/program",), needs_build=lambda *_: False
     )
-    assert served.handle(farm.submit()).startswith("failed: error: the measure process could not be started")
+    assert served.handle(farm.submit()).startswith("handed back: crashed: the measure process could not")
+
+
+def test_what_no_signal_ends_keeps_nobody_from_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = processes.children()
+    with subprocess.Popen(["sleep", "60"]) as child:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "kill", lambda *_: None)
+            processes.kill_children(but=before, within_s=0.3)
+        assert child.poll() is None
+        child.kill()
 
 
 def test_two_supervisors_with_one_device_take_turns(farm: Farm) -> None:
@@ -457,8 +531,6 @@ def test_the_real_child_settles_on_its_processor_and_dies_with_its_parent(tmp_pa
     )
     parent = os.fork()
     if parent == 0:
-        import subprocess
-
         subprocess.run([sys.executable, "-c", inner], check=False)
         os._exit(0)
     eventually(lambda: seen.exists() and seen.read_text().endswith("\n"))
@@ -566,6 +638,36 @@ def test_the_supervisor_watches_host_and_child_while_it_measures(farm: Farm) -> 
     assert measured.telemetry.readings >= 3
     assert measured.telemetry.gauges["rss_bytes"].max > 64 << 20
     assert measured.telemetry.counters["cpu_s"].total >= 0
+
+
+def test_readings_that_cannot_be_summed_up_cost_no_measurement(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the host's clock was set back: then no time has passed between the first reading and the last."""
+    clock = itertools.chain([1000.0, 1000.5], itertools.repeat(1000.0))
+    look = Recorder.look
+
+    def look_at(recorder: Recorder, pid: int) -> None:
+        monkeypatch.setattr(recorder, "_clock", lambda: next(clock))
+        look(recorder, pid)
+
+    monkeypatch.setattr(Recorder, "look", look_at)
+    assert farm.serve("time.sleep(0.6); ok()", telemetry_s=0.05) == "ok"
+    measured = farm.result().measurement
+    assert measured is not None
+    assert measured.samples == factories.samples()
+
+
+def test_a_mistake_in_watching_a_child_is_told_with_the_attempt_and_leaves_none(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(*_: object) -> None:
+        raise RuntimeError("in a test")
+
+    monkeypatch.setattr(Recorder, "look", look)
+    reason = "the worker could not watch it: RuntimeError: in a test"
+    assert farm.serve("time.sleep(60)", telemetry_s=0.05) == f"failed: crashed: {reason}"
+    assert (farm.result().state, farm.result().reason) == ("queued", reason)
 
 
 def test_a_protocol_without_telemetry_is_not_watched(farm: Farm) -> None:
@@ -709,7 +811,7 @@ def test_a_job_that_breaks_every_device_ends_as_its_own_failure(gpu_farm: GpuFar
         gpu_farm.warden().step()
     found = gpu_farm.result()
     assert (found.state, found.outcome, found.attempts) == ("failed", Outcome.CRASHED, 3)
-    assert "3 attempts, each of which left a device that failed its probe" in found.reason
+    assert "3 attempts, each of which left its worker in quarantine" in found.reason
 
 
 def test_a_message_that_comes_in_quarantine_is_served_when_the_device_recovers_soon(gpu_farm: GpuFarm) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import signal
@@ -26,7 +27,7 @@ from results_store.store import JobResult, Store, open_store
 from tests import databases, factories
 from tests.redis_servers import RedisServer, eventually, redis_server
 from workers import __main__ as door
-from workers import processes
+from workers import processes, service
 
 THREADS = len(os.sched_getaffinity(0))
 
@@ -272,6 +273,22 @@ def test_the_reconciler_is_started_again_when_it_dies(farm: Farm) -> None:
     farm.submit(1, publish=0)
     eventually(farm.finished)
     assert worker.stop() == 0
+
+
+def test_a_reconciler_that_cannot_be_started_just_now_is_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, refused = service.Companion._start, iter([True, True])
+
+    def start(companion: service.Companion) -> subprocess.Popen[bytes]:
+        if next(refused, False):
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")  # as fork says it
+        return started(companion)
+
+    monkeypatch.setattr(service, "_RESTART_PAUSE_S", 0.01)
+    with service.Companion(("sleep", "60")) as companion:
+        first = companion._process
+        monkeypatch.setattr(service.Companion, "_start", start)
+        first.kill()
+        eventually(lambda: companion._process is not first and companion._process.poll() is None)
 
 
 def test_one_signal_lets_the_job_end_and_leaves_nothing_behind(farm: Farm) -> None:

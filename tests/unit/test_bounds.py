@@ -99,6 +99,15 @@ def test_a_disk_that_is_all_but_full_is_told_always_in_the_same_words(tmp_path: 
     assert not folder.exists()
 
 
+def test_a_disk_that_does_not_answer_is_no_room_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> object:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("shutil.disk_usage", broken)
+    said = f"the disk of {tmp_path} does not answer (Input/output error)"
+    assert bounds.no_room(Settings(data_dir=tmp_path)) == said
+
+
 def test_what_files_take_is_counted_with_all_folders_and_without_holes(tmp_path: Path) -> None:
     (tmp_path / "deep/er").mkdir(parents=True)
     (tmp_path / "deep/er/file").write_bytes(b"x" * (1 << 20))

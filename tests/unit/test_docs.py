@@ -34,3 +34,16 @@ def test_the_page_of_settings_has_every_variable() -> None:
         str(field.validation_alias or f"FARM_{name.upper()}") for name, field in Settings.model_fields.items()
     }
     assert not [variable for variable in sorted(wanted) if f"`{variable}`" not in page]
+
+
+def test_every_test_that_is_said_to_keep_a_promise_is_there() -> None:
+    sources = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    gone, file = [], ""
+    for named in re.findall(r"`(test_[^`]+)`", (ROOT / "docs/reliability.md").read_text()):
+        before, _, after = named.rpartition("::")
+        # the name of a test alone is of the file named last
+        file, name = (named, "") if named.endswith(".py") else (before or file, after)
+        wanted = f"def {name.removesuffix('…')}" if name.endswith("…") else f"def {name}("
+        if file not in sources or (name and wanted not in sources[file]):
+            gone.append(named)
+    assert not gone

@@ -39,10 +39,14 @@ def test_four_processes_never_overlap_and_nobody_starves(directory: Path, tmp_pa
     ]
     for worker in workers:
         worker.start()
-    first_done = _rounds_when_first_is_done(rounds)
-    for worker in workers:
-        worker.join(60)
-        assert worker.exitcode == 0, "two processes had one token"
+    try:
+        first_done = _rounds_when_first_is_done(rounds)
+        for worker in workers:
+            worker.join(60)
+            assert worker.exitcode == 0, "two processes had one token"
+    finally:
+        for worker in workers:
+            worker.kill()
     assert list(rounds) == [ROUNDS] * 4
     assert min(first_done) >= ROUNDS // 5, f"somebody starved: {first_done}"
 
@@ -134,6 +138,63 @@ def test_the_directory_is_for_all_users_whatever_the_umask(directory: Path) -> N
     assert stat.S_IMODE(directory.stat().st_mode) == 0o1777
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
     assert modes == dict.fromkeys(["cpu-0.lock", "gpu-GPU-1.lock", "turnstile.lock"], 0o666)
+
+
+def test_whoever_waited_for_a_lock_whose_file_was_removed_takes_turns_with_those_who_came_later(
+    directory: Path,
+) -> None:
+    """A host's temporary files are cleaned now and then, and a lock is its file."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def wait_for_the_token() -> None:
+        with locks.hold(directory, 1, among=TOKENS[:1]):
+            entered.set()
+
+    def come_later() -> None:
+        with locks.hold(directory, 1, among=TOKENS[:1]):
+            came.set()
+            leave.wait(30)
+
+    came = threading.Event()
+    waiting, later = threading.Thread(target=wait_for_the_token), threading.Thread(target=come_later)
+    with locks.hold(directory, 1, among=TOKENS[:1]):
+        waiting.start()
+        eventually(waits)
+        for file in directory.iterdir():
+            file.unlink()
+        later.start()
+        assert came.wait(10)
+    try:
+        assert not entered.wait(0.3)
+    finally:
+        leave.set()
+    for thread in (waiting, later):
+        thread.join(10)
+    assert entered.is_set()
+
+
+def waits() -> bool:
+    """Whether a thread of this process waits for a lock, as the kernel has it."""
+    lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return any("->" in words and str(os.getpid()) in words for words in lines)
+
+
+def test_a_lock_that_is_used_does_not_look_forgotten_to_what_cleans_up(directory: Path) -> None:
+    for _ in range(2):
+        with locks.hold(directory, 1, "GPU-1", among=TOKENS[:1]):
+            ages = {path.name: time.time() - path.stat().st_mtime for path in directory.iterdir()}
+            assert ages.keys() == {"cpu-0.lock", "gpu-GPU-1.lock", "turnstile.lock"}
+            assert max(ages.values()) < 3600
+        for path in directory.iterdir():
+            os.utime(path, (0, 0))
+
+
+def test_a_folder_in_which_something_else_lies_is_not_opened_to_everybody(directory: Path) -> None:
+    directory.mkdir(mode=0o700)
+    (directory / "diary.txt").touch()
+    with locks.hold(directory, 1, among=TOKENS):
+        pass
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
 
 def test_more_processors_than_there_are_is_refused(directory: Path) -> None:

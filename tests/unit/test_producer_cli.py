@@ -299,6 +299,26 @@ def test_a_run_with_failed_jobs_says_how_to_try_them_again(place: Path) -> None:
         )
 
 
+def test_a_run_that_has_ended_is_not_said_to_be_cancelled(place: Path) -> None:
+    with closing(open_store(f"sqlite:///{place}/.farm/farm.db")) as store:
+        store.submit(factories.matrix(), name="nightly")
+        store.register(factories.worker())
+        assert factories.measure_all(store, "cpu@alpha") == 1
+    ended = called("cancel", "nightly")
+    assert ended.exit_code == 0
+    assert "has ended already: nothing of it waits or runs" in ended.stdout
+    assert "resume" not in ended.stdout
+
+
+def test_a_run_that_is_cancelled_twice_says_both_times_how_to_bring_it_back(place: Path) -> None:
+    with closing(open_store(f"sqlite:///{place}/.farm/farm.db")) as store:
+        store.submit(factories.matrix(batch_sizes=(1, 2)), name="nightly")
+    assert "2 waiting jobs cancelled" in called("cancel", "nightly").stdout
+    for command in ("cancel", "status", "watch"):
+        said = called(command, "nightly").stdout
+        assert "2 jobs were cancelled. Bring back: python -m producer resume nightly" in said
+
+
 def test_status_shows_why_a_worker_does_not_serve(place: Path) -> None:
     with closing(open_store(f"sqlite:///{place}/.farm/farm.db")) as store:
         run = store.submit(factories.matrix()).run_id

@@ -132,6 +132,35 @@ def test_a_job_that_no_worker_takes_is_sent_ever_more_rarely(
     assert len(sent_at) < 15
 
 
+def test_a_job_that_somebody_could_take_is_sent_again_soon_whoever_used_its_message_up(
+    store: Store, broker: Broker, reconciler: Reconciler, clock: Clock
+) -> None:
+    """Else a worker in quarantine, which skips one message after the other, would leave others without any."""
+    store.register(factories.worker("quarantined@alpha"))
+    store.quarantine("quarantined@alpha", "hangs")
+    submit(store, repeats=3)
+    sent_at = []
+    for _ in range(60):
+        if reconciler.step():
+            sent_at.append(clock.now)
+        broker.queues.clear()
+        clock.now += 10
+    assert sent_at == [10.0 * number for number in range(60)]
+
+
+def test_whoever_comes_gets_what_nobody_could_do_at_once(
+    store: Store, broker: Broker, reconciler: Reconciler, clock: Clock
+) -> None:
+    submit(store, threads=64)
+    for _ in range(360):
+        reconciler.step()
+        broker.queues.clear()
+        clock.now += 10
+    store.register(factories.worker("large@alpha", threads=64))
+    clock.now += 1
+    assert reconciler.step() == 1
+
+
 def test_a_queue_is_filled_up_to_the_window(store: Store, broker: Broker, reconciler: Reconciler) -> None:
     submit(store, repeats=1000, batch_sizes=(1, 2))
     assert reconciler.step() == 1000

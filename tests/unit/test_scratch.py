@@ -47,6 +47,11 @@ def test_only_what_is_older_than_a_day_is_swept(tmp_path: Path) -> None:
     assert [entry.name for entry in (tmp_path / "tmp").iterdir()] == ["new"]
 
 
+def test_what_is_no_folder_is_not_swept(tmp_path: Path) -> None:
+    (tmp_path / "tmp").write_text("")
+    scratch.sweep(Settings(data_dir=tmp_path))
+
+
 def test_a_build_that_is_not_the_workers_has_such_a_folder_and_the_same_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,8 @@ def test_a_secret_that_cannot_be_read_is_named_and_not_shown(secrets: Path) -> N
         ("FARM_LEASE_S", "soon"),
         ("FARM_DRAIN_S", "0"),
         ("FARM_RENEW_S", "-1"),
+        ("FARM_RENEW_S", "30"),
+        ("FARM_RECONCILE_S", "60"),
         ("FARM_PROBE_S", "0"),
         ("FARM_MEMORY_LIMIT_MB", "1"),
         ("FARM_DISK_LIMIT_MB", "much"),
@@ -80,6 +82,15 @@ def test_a_value_that_cannot_be_used_is_shown_with_its_variable(
     monkeypatch.setenv(variable, value)
     with pytest.raises(BadInput, match=f"^{variable} is '{value}': .+"):
         settings.load()
+
+
+def test_a_lease_that_ends_before_it_is_renewed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers would take each other's jobs until each was lost ten times."""
+    monkeypatch.setenv("FARM_LEASE_S", "3")
+    with pytest.raises(BadInput, match=r"FARM_RENEW_S is 5.0: It has to be less than FARM_LEASE_S, which is 3"):
+        settings.load()
+    monkeypatch.setenv("FARM_RENEW_S", "1")
+    assert settings.load().lease_s == 3.0
 
 
 @pytest.mark.parametrize("name", ["CELERY_BROKER_URL", "database_url"])
