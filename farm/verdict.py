@@ -103,7 +103,7 @@ def judge(measurement: Measurement) -> Verdict:
 
 def mendable(verdict: Verdict) -> bool:
     """Whether measuring again may help: others or the host spoilt it, and it is not worthless anyway."""
-    mends = [reason.code in _MENDABLE and not reason.lasting for reason in verdict.reasons]
+    mends = [_can_pass(reason) for reason in verdict.reasons]
     levels = [reason.level for reason in verdict.reasons]
     return any(mends) and all(mends[n] for n, level in enumerate(levels) if level is Level.INVALID)
 
@@ -131,7 +131,11 @@ def over_repeats(verdicts: Iterable[Verdict]) -> Verdict:
 
 def passes(reason: Reason) -> bool:
     """Whether it is a doubt, no more, that another measurement may not have."""
-    return reason.level is Level.SUSPECT and reason.code in _MENDABLE and not reason.lasting
+    return reason.level is Level.SUSPECT and _can_pass(reason)
+
+
+def _can_pass(reason: Reason) -> bool:
+    return reason.code in _MENDABLE and not reason.lasting
 
 
 def fallback(measurement: Measurement) -> Iterator[Reason]:

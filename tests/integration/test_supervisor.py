@@ -411,6 +411,14 @@ def test_a_job_is_not_begun_while_the_database_is_away(farm: Farm, monkeypatch: 
     assert farm.supervisor("ok()", store=spy).handle(farm.submit()) == "ok"
 
 
+def probed_by_a_warden(farm: Farm) -> tuple[Supervisor, Warden]:
+    """A supervisor whose jobs and probes end well, and the warden of its worker."""
+    served = farm.supervisor("report(outcome='ok', reason='') if request['phase'] == 'probe' else ok()")
+    command = (sys.executable, "-S", str(farm.folder / "child.py"), str(farm.template))
+    warden = Warden(farm.store, farm.settings, farm.worker.id, lambda _: Prober(farm.settings, "cpu", command))
+    return served, warden
+
+
 def test_a_host_on_which_nothing_can_be_started_fails_no_job_and_comes_back(
     farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -418,9 +426,7 @@ def test_a_host_on_which_nothing_can_be_started_fails_no_job_and_comes_back(
     monkeypatch.setattr(supervisor, "QUARANTINE_PATIENCE_S", 0.0)
     farm.settings = farm.settings.model_copy(update={"probe_s": 0.01})
     job = farm.submit()
-    served = farm.supervisor("report(outcome='ok', reason='') if request['phase'] == 'probe' else ok()")
-    command = (sys.executable, "-S", str(farm.folder / "child.py"), str(farm.template))
-    warden = Warden(farm.store, farm.settings, farm.worker.id, lambda _: Prober(farm.settings, "cpu", command))
+    served, warden = probed_by_a_warden(farm)
     farm.settings.scratch.write_text("no folder")
     assert served.handle(job).startswith("handed back: crashed: the measure process could not be started")
     assert served.handle(job).startswith("skipped: quarantined: the measure process could not be started")
@@ -441,9 +447,7 @@ def test_a_worker_whose_locks_cannot_be_had_is_quarantined_until_they_can(
 ) -> None:
     monkeypatch.setattr(supervisor, "QUARANTINE_PATIENCE_S", 0.0)
     job = farm.submit()
-    served = farm.supervisor("report(outcome='ok', reason='') if request['phase'] == 'probe' else ok()")
-    command = (sys.executable, "-S", str(farm.folder / "child.py"), str(farm.template))
-    warden = Warden(farm.store, farm.settings, farm.worker.id, lambda _: Prober(farm.settings, "cpu", command))
+    served, warden = probed_by_a_warden(farm)
     farm.settings.lock_dir.write_text("no folder")
     assert served.handle(job).startswith("skipped: quarantined: The lock directory")
     assert served.handle(job).startswith("skipped: quarantined: The lock directory")
