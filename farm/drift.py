@@ -6,6 +6,7 @@ import bisect
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import TypeAlias
 
 from farm import statistics
@@ -36,31 +37,43 @@ class Mark:
     high: float
 
 
-def marks(controls: Iterable[Measurement]) -> list[Mark]:
-    """The controls by time; those with too few samples for an interval say nothing."""
-    return sorted((mark for control in controls for mark in _mark(control)), key=lambda mark: mark.at)
+class Marks:
+    """The controls of a run by time; those with too few samples for an interval say nothing."""
+
+    def __init__(self, controls: Iterable[Measurement]) -> None:
+        found = sorted((mark for control in controls for mark in _mark(control)), key=lambda mark: mark.at)
+        #: By time, of any place.
+        self._all: Sequence[Mark] = found
+        medians: dict[_Place, list[float]] = {}
+        for mark in found:
+            medians.setdefault(mark.place, []).append(mark.median)
+        self._usual = {place: median(each) for place, each in medians.items()}
+
+    def drifted(self, measurement: Measurement) -> Iterator[Reason]:
+        """The host was another one while this was measured, as far as its controls can tell.
+
+        The last control before it and the first after it are further apart than chance explains; or the two agree,
+        and are as far from what the run's controls usually took: a ratio to what was measured at another time, the
+        baseline above all, is then one of two hosts. Nothing is said where there is not one on either side.
+        """
+        place, at = _place(measurement), _began(measurement)
+        until = bisect.bisect_right(self._all, at, key=lambda mark: mark.at)
+        before = _first(self._all, range(until - 1, -1, -1), place)
+        after = _first(self._all, range(until, len(self._all)), place)
+        if before is None or after is None:
+            return
+        chance = math.hypot(_half_width(before), _half_width(after), _NORMAL * PROCESSES_SD)
+        most = max(chance, measurement.spec.protocol.target_half_width)
+        change = after.median / before.median - 1
+        away = (before.median + after.median) / 2 / self._usual[place] - 1
+        if abs(change) > most:
+            yield _unstable(f"the control drifted by {change:+.1%} while this was measured")
+        elif abs(away) > most:
+            yield _unstable(f"the control took {away:+.1%} around this, beside its median over the run")
 
 
-def drifted(measurement: Measurement, controls: Sequence[Mark]) -> Iterator[Reason]:
-    """The last control before a measurement and the first after it are further apart than chance explains.
-
-    Args:
-        measurement: what was measured in between.
-        controls: by time, of any place; nothing is said where there is not one on either side.
-    """
-    if not controls:
-        return
-    here, at = _place(measurement), _began(measurement)
-    until = bisect.bisect_right(controls, at, key=lambda mark: mark.at)
-    before = _first(controls, range(until - 1, -1, -1), here)
-    after = _first(controls, range(until, len(controls)), here)
-    if before is None or after is None:
-        return
-    change = after.median / before.median - 1
-    chance = math.hypot(_half_width(before), _half_width(after), _NORMAL * PROCESSES_SD)
-    if abs(change) > max(chance, measurement.spec.protocol.target_half_width):
-        text = f"the control drifted by {change:+.1%} while this was measured"
-        yield Reason(code="unstable", level=Level.SUSPECT, text=text)
+def _unstable(text: str) -> Reason:
+    return Reason(code="unstable", level=Level.SUSPECT, text=text)
 
 
 def _first(controls: Sequence[Mark], order: Iterable[int], place: _Place) -> Mark | None:

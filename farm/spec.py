@@ -156,6 +156,7 @@ PRESETS: Mapping[str, tuple[Protocol, int]] = {
             max_s=3.0,
             target_half_width=0.02,
             paired=False,
+            control_every=4,
             remeasure=1,
             accuracy_samples=256,
         ),

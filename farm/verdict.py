@@ -237,6 +237,20 @@ def drift(measurement: Measurement) -> Iterator[Reason]:
             yield _suspect("unstable", f"the second half of the window was {change:+.1%} off the first ({name})")
 
 
+def end_to_end_sooner(measurement: Measurement) -> Iterator[Reason]:
+    """Host to host took less than its part on the device: the host changed between the two figures' windows."""
+    if measurement.control is not None:  # the speed-up is the claim, and its windows took turns
+        return
+    part, whole = (statistics.percentile_interval(samples, 50) for _, samples in _figures(measurement))
+    if part is None or whole is None or whole[1] >= part[0]:
+        return
+    part_ns, whole_ns = (float(np.median(samples)) for _, samples in _figures(measurement))
+    change = whole_ns / part_ns - 1
+    if change < -measurement.spec.protocol.target_half_width:
+        text = f"end to end took {change:+.1%} beside its part on the device, measured before"
+        yield _suspect("unstable", f"{text}: the host changed")
+
+
 def held_up(measurement: Measurement) -> Iterator[Reason]:
     """One call was so long that it weighs on mean and throughput: the process was stopped or swapped out."""
     for name, samples in _figures(measurement):
@@ -431,6 +445,7 @@ RULES: tuple[Callable[[Measurement], Iterator[Reason]], ...] = (
     too_few_samples,
     wide_interval,
     drift,
+    end_to_end_sooner,
     held_up,
     unsettled_heap,
     contaminated,

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 from rich.table import Table
 from rich.text import Text
 
+from farm.verdict import passes
 from results_store.collate import Figures, Row
 
 _MIB = 1 << 20
+#: Rows that a note names.
+_NAMED = 3
+_PAIRED = (
+    "The host changed while it measured. --protocol standard measures each recipe and the baseline side by side, "
+    "so that speed-ups hold all the same; it takes longer."
+)
 _STYLES = {"VALID": "green", "SUSPECT": "yellow", "INVALID": "red"}
 
 
@@ -26,14 +34,30 @@ def table(rows: Iterable[Row]) -> Table:
 
 
 def notes(rows: Iterable[Row]) -> list[str]:
-    """Why a row is not valid or not measured, a line for each such row."""
-    lines = []
+    """Why rows are not valid or not measured, a line for all that share a reason; and what to do about it."""
+    said: dict[str, list[Row]] = {}
     for row in rows:
         reasons = [" ".join(str(reason).split()) for reason in (row.verdict.reasons if row.verdict else ())]
         why = "; ".join([*reasons, *([" ".join(row.reason.split())] if row.reason else [])])
         if why:
-            lines.append(f"{row.cell.variant} batch {row.cell.batch_size} {row.cell.device}: {why}")
+            said.setdefault(why, []).append(row)
+    lines = [f"{_named(alike)}: {why}" for why, alike in said.items()]
+    if any(map(_is_shaken, chain.from_iterable(said.values()))):
+        lines.append(_PAIRED)
     return lines
+
+
+def _named(rows: list[Row]) -> str:
+    """The first few by name, the others counted."""
+    names = [f"{row.cell.variant} batch {row.cell.batch_size} {row.cell.device}" for row in rows]
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _is_shaken(row: Row) -> bool:
+    """Whether what put it in doubt would fall on a live control alike, had it one."""
+    reasons = row.verdict.reasons if row.verdict else ()
+    return not row.cell.protocol.paired and any(passes(reason) for reason in reasons)
 
 
 def _figures(row: Row) -> list[Text]:

@@ -371,10 +371,10 @@ def _judge_of_run(store: Store, run_id: str) -> _Judge:
     """What a measurement says of itself, and what the run's controls say of it; those are read when needed."""
 
     @cache
-    def marks() -> list[drift.Mark]:
-        return drift.marks(control.measurement for control in store.controls(run_id) if control.measurement)
+    def marks() -> drift.Marks:
+        return drift.Marks(control.measurement for control in store.controls(run_id) if control.measurement)
 
-    return lambda m: Verdict(reasons=(*judge(m).reasons, *drift.drifted(m, marks())))
+    return lambda m: Verdict(reasons=(*judge(m).reasons, *marks().drifted(m)))
 
 
 def _all_rows(store: Store, run_id: str, judged_by: _Judge) -> list[Row]:

@@ -20,12 +20,12 @@ def control(at: float, milliseconds: float, **fields: Any) -> Measurement:
 def said(*controls: Measurement, **fields: Any) -> list[str]:
     """What is said of a job measured at 50 s by these controls."""
     job = factories.measurement(**{"timed_from": 50.0, **fields})
-    return [reason.text for reason in drift.drifted(job, drift.marks(controls))]
+    return [reason.text for reason in drift.Marks(controls).drifted(job)]
 
 
 def test_a_control_that_took_longer_afterwards_makes_what_lies_between_suspect() -> None:
     job = factories.measurement(timed_from=50.0)
-    [reason] = drift.drifted(job, drift.marks([control(90, 11.0), control(10, 10.0)]))
+    [reason] = drift.Marks([control(90, 11.0), control(10, 10.0)]).drifted(job)
     assert (reason.code, reason.level) == ("unstable", Level.SUSPECT)
     assert reason.text == "the control drifted by +10.0% while this was measured"
 
@@ -48,9 +48,23 @@ def test_a_large_change_that_chance_explains_is_no_drift() -> None:
 
 
 def test_only_the_nearest_control_on_either_side_counts() -> None:
-    calm = [control(40, 10.0), control(60, 10.0)]
+    calm = [control(5, 10.0), control(40, 10.0), control(60, 10.0)]
     assert said(control(10, 50.0), *calm, control(90, 50.0)) == []
     assert said(*calm, control(70, 50.0), timed_from=65.0) != []
+
+
+def test_controls_that_agree_beside_a_job_and_not_with_the_run_make_it_suspect() -> None:
+    run = [control(at, 10.0) for at in (1, 2, 3, 90, 95)]
+    [text] = said(*run, control(40, 13.0), control(60, 13.0))
+    assert text == "the control took +30.0% around this, beside its median over the run"
+    assert said(*run, control(40, 10.3), control(60, 10.3)) == []
+    generous = factories.spec(protocol=Protocol(name="generous", target_half_width=0.4))
+    assert said(*run, control(40, 13.0), control(60, 13.0), spec=generous) == []
+
+
+def test_what_a_run_s_controls_usually_took_is_told_of_each_place_apart() -> None:
+    elsewhere = [control(at, 99.0, environment=factories.environment(host="beta")) for at in (1, 2, 3, 90, 95)]
+    assert said(*elsewhere, control(40, 13.0), control(60, 13.0)) == []
 
 
 def test_without_a_control_on_both_sides_nothing_is_said() -> None:

@@ -76,7 +76,7 @@ def test_a_wrong_request_ends_with_2_and_one_message_and_leaves_nothing(
 def test_a_dry_run_counts_controls_apart_from_the_jobs(place: Path) -> None:
     asked = ("--batch-sizes", "1,2,4", "--optimizations", "baseline,amp", "--protocol", "quick")
     result = submit(*asked, "--repeats", "2", "--dry-run")
-    assert "6 cells × 2 repeats = 12 jobs + 3 controls, about" in result.stdout
+    assert "6 cells × 2 repeats = 12 jobs + 4 controls, about" in result.stdout
     assert empty(place)
 
 

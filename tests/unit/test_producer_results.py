@@ -13,6 +13,8 @@ from results_store.collate import Row, collate
 from results_store.store import Ending, open_store
 from tests import factories
 
+BROKEN = "fallback: the graph broke at 2 places"
+
 
 def rows(folder: Path, **measured: Any) -> list[Row]:
     """One cell measured, one unsupported, one not yet."""
@@ -48,6 +50,21 @@ def test_a_narrow_terminal_still_shows_every_variant_whole(tmp_path: Path) -> No
 def test_a_row_without_figures_has_a_note_that_says_why_on_one_line(tmp_path: Path) -> None:
     [note] = [note for note in results.notes(rows(tmp_path)) if "batch 2 " in note]
     assert note == "densenet121_baseline batch 2 cpu: no such instruction"
+
+
+def test_rows_of_which_the_same_is_said_share_a_line_that_names_a_few(tmp_path: Path) -> None:
+    one = rows(tmp_path, evidence={"graph_breaks": 2})[0]
+    assert results.notes([one] * 2) == [f"{', '.join(['densenet121_baseline batch 1 cpu'] * 2)}: {BROKEN}"]
+    [line] = results.notes([one] * 14)
+    assert line.count("baseline batch 1 cpu") == 3
+    assert f"cpu and 11 more: {BROKEN}" in line
+
+
+def test_where_a_host_changed_without_a_live_control_the_notes_end_with_what_helps(tmp_path: Path) -> None:
+    wavering = factories.samples(14.0, 11.0)
+    first, *_, last = results.notes(rows(tmp_path, samples=wavering))
+    assert "unstable: end to end took -21.4%" in first
+    assert "--protocol standard" in last
 
 
 def test_a_measured_row_shows_its_interval_its_speed_up_and_its_verdict(tmp_path: Path) -> None:

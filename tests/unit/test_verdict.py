@@ -137,6 +137,11 @@ TRIPS: dict[str, tuple[dict[str, Any], str, Level]] = {
     "wide interval": ({"samples": noisy(0.2)}, "unstable", Level.SUSPECT),
     "very wide interval": ({"samples": noisy(0.9)}, "unstable", Level.INVALID),
     "drift": ({"samples": stepped(0.08)}, "unstable", Level.SUSPECT),
+    "a whole that took less than its part": (
+        {"samples": factories.samples(14.0, 11.4)},
+        "unstable",
+        Level.SUSPECT,
+    ),
     "held up": ({"samples": with_one_call_of(200.0)}, "unstable", Level.SUSPECT),
     "heap settles": ({"usage": with_faults(900.0, 10.0)}, "unstable", Level.SUSPECT),
     "others": ({"contention": factories.contention(others_s=0.6)}, "contaminated", Level.SUSPECT),
@@ -249,6 +254,11 @@ PASSES: dict[str, dict[str, Any]] = {
     # 32 MB of weights ten times as fast as 4.9 TB/s
     "fast, out of a GPU's cache": on_gpu(samples=factories.samples(0.00066, 0.5), hardware=HBM),
     "small drift": {"samples": stepped(0.03)},
+    "a whole that took less than its part by chance": {"samples": factories.samples(10.0, 9.7)},
+    "beside a control, a host that changed between the figures": {
+        **factories.control(),
+        "samples": factories.samples(14.0, 11.4),
+    },
     "pruned": compressed(),
     "a student": compressed(parameters_allowed=3_000_000),
     "rounded": compressed(removed_channels=0, parameters=7_000_000, rounded_tensors=180),
