@@ -14,7 +14,7 @@ from farm.errors import BadInput
 from farm.inside import inside
 from farm.settings import Settings
 from farm.spec import Matrix
-from farm.verdict import Level
+from farm.verdict import Level, judge
 from producer import live, local, progress, results, seats, show, submit
 from results_store.collate import collate, export
 from results_store.exporters import DEFAULT
@@ -136,9 +136,20 @@ def retried(*, failed: bool, remeasure: Level | None) -> Again:
         if remeasure is not None:
             asked.append(f"{found.measured} {' or '.join(_as_bad_as(remeasure))}")
         desk.say(f"Run {run.title}: jobs queued again: {', '.join(asked)}.")
+        moved = _doubted_by_controls(desk, run) if remeasure is Level.SUSPECT else 0
+        if moved:
+            desk.say(show.moved(moved))
         return desk.store.run(run.run_id)
 
     return again
+
+
+def _doubted_by_controls(desk: Desk, run: RunInfo) -> int:
+    """How many measurements are valid themselves, and in doubt for what the run's controls took around them."""
+    collated = collate(desk.store, run.run_id)
+    found = (result.measurement for result in collated.measured())
+    valid = (m for m in found if m is not None and judge(m).level is Level.VALID)
+    return sum(collated.verdict(m).level is not Level.VALID for m in valid)
 
 
 def watch(desk: Desk, run_id: str) -> int:

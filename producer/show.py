@@ -103,6 +103,16 @@ def retry(run: RunInfo | Progress) -> str:
     )
 
 
+def moved(count: int) -> str:
+    """How many measurements only the run's controls put in doubt, and what would be none."""
+    many = "1 other is" if count == 1 else f"{count} others are"
+    return (
+        f"{many} SUSPECT only because the host changed in the middle of the run. Measured alone they would stay so: "
+        "measure the whole run anew (submit-matrix with --again), or each recipe beside the baseline "
+        "(--protocol standard)."
+    )
+
+
 def resume(run: RunInfo | Progress) -> str:
     """How many jobs of a run were cancelled, and what brings them back."""
     cancelled = run.states.get(State.CANCELLED, 0)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from farm.settings import load
+from farm.verdict import Level
+from producer import conduct
 from results_store.collate import Answer, Collated, collate, export
 from results_store.compare import compare
 from results_store.constraints import constraint
@@ -49,6 +54,16 @@ def beside(store: Store, top1: Mapping[str, int] = {}) -> Collated:
         made = factories.ok(claim, timed_from=1000.0 + 60 * at, control=control, accuracy=accuracy)
         assert store.finish(claim, made)
     return collate(store, run)
+
+
+def test_measuring_the_suspect_again_says_of_how_many_only_the_controls_are_the_reason(store: Store) -> None:
+    run, printed = store.run(between(store).run_id), io.StringIO()
+    desk = conduct.Desk(settings=load(), store=store, console=Console(file=printed))
+    again = conduct.retried(failed=False, remeasure=Level.SUSPECT)
+    assert again(desk, run).states == run.states
+    assert "3 others are SUSPECT only because the host changed" in printed.getvalue()
+    conduct.retried(failed=False, remeasure=Level.INVALID)(desk, run)
+    assert printed.getvalue().count("because the host changed") == 1
 
 
 ANYTHING = Question()
