@@ -107,8 +107,8 @@ def moved(count: int) -> str:
     """How many measurements only the run's controls put in doubt, and what would be none."""
     many = "1 other is" if count == 1 else f"{count} others are"
     return (
-        f"{many} SUSPECT only because the host changed in the middle of the run. Measured alone they would stay so: "
-        "measure the whole run anew (submit-matrix with --again), or each recipe beside the baseline "
+        f"{many} SUSPECT only because the host changed in the middle of the run. Measured alone they would "
+        "stay so: measure the whole run anew (submit-matrix with --again), or each recipe beside the baseline "
         "(--protocol standard)."
     )
 
