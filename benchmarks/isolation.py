@@ -26,12 +26,12 @@ import numpy as np
 
 from benchmarks import alternating
 from benchmarks.figures import Figure, print_last
-from farm import building, scratch
+from farm import building, locks, scratch
+from farm.locks import Held
 from farm.settings import Settings, load
 from farm.spec import JobSpec, Protocol, job
-from workers import locks, processes, supervisor, watching
+from workers import processes, supervisor, watching
 from workers.forking import Template
-from workers.locks import Held
 from workers.phase import classify
 from workers.watching import Watched
 

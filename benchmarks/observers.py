@@ -25,8 +25,9 @@ import numpy as np
 
 from benchmarks import alternating
 from benchmarks.figures import Figure, print_last
+from farm import locks
 from farm.spec import JobSpec, Protocol, job
-from workers import locks, telemetry
+from workers import telemetry
 
 GOAL = 0.005
 WINDOW_S = 1.0

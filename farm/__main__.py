@@ -8,6 +8,9 @@ import logging
 import os
 import shutil
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from typing import Annotated, Any
@@ -16,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from farm import allocator, catalogue, datasets, doctor, models, neighbours, plugins, recipe, statistics
+from farm import allocator, catalogue, datasets, doctor, locks, models, neighbours, plugins, recipe, statistics
 from farm import weights as given_weights
 from farm.artifacts import ArtifactCache
 from farm.devices import nvml
@@ -53,6 +56,9 @@ cache = typer.Typer(
 app.add_typer(cache, name="cache")
 
 USAGE = 2
+#: Whoever waits longer for the device is told why.
+_PATIENCE_S = 1.0
+_WAITING = "waiting: another farm or command of this host measures on these processors or this GPU ..."
 
 
 class ProtocolName(StrEnum):
@@ -122,9 +128,15 @@ def measure(
     if spec.weights is not None and file is not None:
         given_weights.keep(spec.weights, file, load().weights)
     _preload(spec)
-    _see_one_gpu(spec)
+    gpu = _see_one_gpu(spec)
     try:
-        measured = measure_job(spec)
+        with _alone(spec, gpu):
+            print(
+                f"measuring {spec.variant}, batch {spec.batch_size}, on {spec.device} ...",
+                file=sys.stderr,
+                flush=True,
+            )
+            measured = measure_job(spec)
     except (Unsupported, OutOfMemory) as error:
         outcome = outcome_of(error)
         Console(stderr=True).print(f"{outcome}: {error}", markup=False, highlight=False)
@@ -146,18 +158,44 @@ def _preload(spec: JobSpec) -> None:
         os.execve(command[0], command, {**os.environ, **wanted})  # noqa: S606  # no shell is wanted
 
 
-def _see_one_gpu(spec: JobSpec) -> None:
+@contextmanager
+def _alone(spec: JobSpec, gpu: nvml.Gpu | None) -> Iterator[None]:
+    """Holds the job's processors and GPU as a farm's worker does; waits while another measures there, and says so.
+
+    Raises:
+        BadInput: more processors are asked for than there are.
+        FarmError: the directory of the locks cannot be used.
+    """
+    waiting = threading.Timer(_PATIENCE_S, print, [_WAITING], {"file": sys.stderr, "flush": True})
+    uuid, whole = (None, None) if gpu is None else (gpu.uuid, gpu.facts.part_of)
+    hold = locks.hold(load().lock_dir, spec.threads or len(locks.processors()), uuid, part_of=whole)
+    with ExitStack() as held:
+        waiting.start()
+        try:
+            processors = held.enter_context(hold).processors
+        finally:
+            waiting.cancel()
+        os.sched_setaffinity(0, processors)
+        yield
+
+
+def _see_one_gpu(spec: JobSpec) -> nvml.Gpu | None:
     """Only the GPU that is described can be used: CUDA may count them in another order than the driver.
+
+    Returns:
+        The GPU; None for a CPU, and where there is none.
 
     Raises:
         BadInput: another model is asked for than there are.
     """
     there = nvml.among(nvml.gpus(), load().visible_gpu) if spec.device_kind == "cuda" else ()
     found = [gpu for gpu in there if spec.device in ("cuda", f"cuda.{gpu.model}")]
-    if found:
-        os.environ["CUDA_VISIBLE_DEVICES"] = found[0].uuid
-    elif there:
+    if there and not found:
         raise unknown("GPU", spec.device, ["cuda", *(f"cuda.{gpu.model}" for gpu in there)])
+    if not found:
+        return None
+    os.environ["CUDA_VISIBLE_DEVICES"] = found[0].uuid
+    return found[0]
 
 
 @app.command(hidden=True)

@@ -55,9 +55,14 @@ def _as_recipe(value: Any) -> Recipe:
     return value if isinstance(value, Recipe) else catalogue.parse_recipe(str(value))
 
 
+def device_name(text: str) -> str:
+    """How a device is written down: `gpu` is `cuda`, in whatever case."""
+    name = text.strip().lower()
+    return name.replace("gpu", "cuda", 1) if name.startswith("gpu") else name
+
+
 def _as_device(value: Any) -> str:
-    text = str(value).strip().lower()
-    text = text.replace("gpu", "cuda", 1) if text.startswith("gpu") else text
+    text = device_name(str(value))
     if _DEVICE.fullmatch(text) is None:
         raise unknown("device", str(value), ("cpu", "cuda", "cuda.<model>, such as cuda.h200"))
     return text

@@ -22,7 +22,7 @@ from farm.verdict import Level
 from producer import conduct, request, show, submit
 from producer.conduct import Desk
 from producer.progress import one_line, quarantined, summary
-from producer.seats import seats
+from producer.seats import Seat, seats
 from results_store import metrics, names
 from results_store.store import open_store
 
@@ -188,14 +188,14 @@ def submit_matrix(
         asked = submit.with_model_digests(asked)
         file = request.weights_file(flags, matrix)
         submit.check_weights(asked, settings, must_exist=local and file is None)
+        taken = seats(asked, workers or 1, settings.visible_gpu) if local else []
         if dry_run:
             _dry_run(asked)
             return
         code = _submitted(
             settings,
             asked,
-            local=local,
-            workers=workers,
+            taken=taken,
             name=name,
             wait=wait,
             again=again,
@@ -339,8 +339,7 @@ def _submitted(
     settings: Settings,
     matrix: Matrix,
     *,
-    local: bool,
-    workers: int | None,
+    taken: list[Seat],
     name: str | None,
     again: bool,
     require_workers: bool,
@@ -349,14 +348,16 @@ def _submitted(
     weights_file: Path | None,
     metrics_port: int | None,
 ) -> int:
-    """Everything that can be refused is looked at before the store is opened, and that before it is written."""
-    taken = seats(matrix, workers or 1, settings.visible_gpu) if local else []
-    broker_url = _broker_first(settings, local)
+    """Everything that can be refused is looked at before the store is opened, and that before it is written.
+
+    Seats are those of an embedded farm, which measures; without any the jobs go to the farm of the broker.
+    """
+    broker_url = _broker_first(settings, bool(taken))
     with _desk(settings, metrics_port) as desk:
         if name is not None:
             desk.store.require_name(name, matrix, again=again)
         _keep(matrix, weights_file, settings)
-        if local:
+        if taken:
             return conduct.on_this_host(desk, matrix, taken, name=name, again=again, output=output)
         return conduct.in_the_farm(
             desk,

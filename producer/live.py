@@ -164,7 +164,8 @@ def _waiting(progress: Progress, workers: Sequence[WorkerInfo]) -> str:
         f"{queue} {count}{'' if queue in served else ' (no living worker serves it)'}"
         for queue, count in progress.waiting.items()
     ]
-    return f"waiting in queues: {', '.join(parts)}"
+    which = ", controls among them" if progress.controls else ""
+    return f"waiting in queues{which}: {', '.join(parts)}"
 
 
 def _workers(progress: Progress, workers: Sequence[WorkerInfo], seen: Seen) -> Table:

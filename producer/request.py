@@ -184,4 +184,5 @@ def _nearby(path: Path) -> str:
     beside = {other.name: other for other in path.parent.glob("*.toml")} if path.parent.is_dir() else {}
     near = [beside[name] for name in difflib.get_close_matches(path.name, beside)]
     found = sorted({str(other) for other in (*near, *Path("matrices").glob("*.toml"))})
-    return f" There are: {', '.join(found[:8])}." if found else ""
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"{hint} There are: {', '.join(found[:8])}." if found else ""

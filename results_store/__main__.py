@@ -309,7 +309,10 @@ def runs() -> None:
       python -m results_store runs
     """
     with _store() as store:
-        for run in store.runs():
+        found = store.runs()
+        if not found:
+            typer.echo("No runs yet. The first one: python -m producer submit-matrix --local", err=True)
+        for run in found:
             when = datetime.fromtimestamp(run.created_at, UTC).isoformat(sep=" ", timespec="seconds")
             states = ", ".join(f"{count} {state}" for state, count in sorted(run.states.items()))
             typer.echo("  ".join(filter(None, (run.run_id, run.name, when, states))))

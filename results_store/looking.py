@@ -115,7 +115,7 @@ def progress(connection: sa.Connection, number: int) -> Progress:
     for state, outcome, count in connection.execute(ended):
         outcomes[_ended_as(State(state), outcome)] += count
     all_cells, open_cells = connection.execute(_cell_counts(number)).one()
-    started_at, mean, clock = connection.execute(_pace(number)).one()
+    started_at, ended_alone, total_s, longest_s, clock = connection.execute(_pace(number)).one()
     remeasured = sa.select(sa.func.coalesce(sa.func.sum(jobs.c.remeasured), 0)).where(of_run)
     return Progress(
         run_id=run.run_id,
@@ -129,7 +129,8 @@ def progress(connection: sa.Connection, number: int) -> Progress:
         cells_done=all_cells - open_cells,
         started_at=started_at,
         now=clock,
-        seconds_per_job=mean,
+        # without the longest, which as a rule also trained the model for all others
+        seconds_per_job=(total_s - longest_s) / (ended_alone - 1) if ended_alone > 1 else None,
         remeasured=connection.execute(remeasured).scalar_one(),
         quarantined=_quarantined(connection, number),
         waiting=_waiting(connection, number),
@@ -343,12 +344,11 @@ def _cell_counts(number: int) -> sa.Select[Any]:
 
 
 def _pace(number: int) -> sa.Select[Any]:
-    """First claim, mean seconds of an attempt that ended by itself, and the clock."""
+    """First claim; how many attempts ended by themselves, their seconds, and those of the longest; the clock."""
     by_itself = sa.and_(attempts.c.outcome != Outcome.LOST, sa.not_(attempts.c.stale))
     seconds = sa.case((by_itself, attempts.c.ended_at - attempts.c.started_at))
-    return sa.select(sa.func.min(attempts.c.started_at), sa.func.avg(seconds), now()).where(
-        attempts.c.run_number == number
-    )
+    told = (sa.func.count(seconds), sa.func.sum(seconds), sa.func.max(seconds))
+    return sa.select(sa.func.min(attempts.c.started_at), *told, now()).where(attempts.c.run_number == number)
 
 
 def _running(connection: sa.Connection, number: int) -> tuple[tuple[str, str, float], ...]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from farm.errors import BadInput, unknown
+from farm.spec import device_name
 from results_store.collate import ByRepeat
 from results_store.constraints import METRICS, Constraint, Metric, constraint
 
@@ -89,7 +90,7 @@ def question(
         objective=objective,
         constraints=tuple(constraint(name, bound) for name, bound in bounds.items() if bound is not None),
         allow_suspect=allow_suspect,
-        devices=tuple(_items(devices)),
+        devices=tuple(map(device_name, _items(devices))),
         batch_sizes=tuple(map(_batch_size, _items(batch_sizes))),
         models=tuple(_items(models)),
         prices=of_devices,
@@ -109,7 +110,7 @@ def _batch_size(text: str) -> int:
 def _price(text: str) -> tuple[str, float]:
     device, _, price = (part.strip() for part in text.partition("="))
     try:
-        return device, float(price)
+        return device_name(device), float(price)
     except ValueError:
         raise BadInput(f"--price-per-hour {text}: a device and a price are needed, such as cpu=0.10.") from None
 

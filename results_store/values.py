@@ -258,7 +258,7 @@ class Progress(Called):
     started_at: float | None
     #: The database's clock, now.
     now: float
-    #: Mean duration of an attempt that ended; None before the first.
+    #: Mean duration of the attempts that ended, without the longest; None before the second.
     seconds_per_job: float | None
     #: Measurements that were made again because others or the host had spoilt them.
     remeasured: int = 0

@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
-from farm import health, logs, queue
+from farm import health, locks, logs, queue
 from farm.errors import BadInput, FarmError, Unreachable, unknown
 from farm.settings import Settings, load
 from results_store.store import Store, WorkerInfo, open_store
-from workers import capabilities, locks
+from workers import capabilities
 from workers.forking import TEMPLATE
 from workers.service import Service
 

@@ -9,12 +9,11 @@ import secrets
 from collections import Counter
 from collections.abc import Sequence
 
-from farm import environment
+from farm import environment, locks
 from farm.devices import nvml
 from farm.devices.nvml import HOST_THREADS, Gpu
 from farm.errors import BadInput, unknown
 from results_store.store import WorkerInfo
-from workers import locks
 from workers.quarantine import UNPROBED
 
 DEVICES = ("cpu", "cuda", "auto")

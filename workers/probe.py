@@ -7,10 +7,10 @@ from pathlib import Path
 
 from farm import scratch
 from farm.errors import FarmError
+from farm.locks import Held
 from farm.measurement import Outcome
 from farm.settings import Settings
 from workers import bounds, watching
-from workers.locks import Held
 from workers.phase import PhaseEnd, classify
 from workers.watching import Ended, Stopped, Watched
 

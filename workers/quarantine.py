@@ -12,11 +12,12 @@ import threading
 import time
 from collections.abc import Callable
 
+from farm import locks
 from farm.errors import FarmError
+from farm.locks import Held
 from farm.settings import Settings
 from results_store.store import Store, WorkerInfo
-from workers import bounds, locks, processes
-from workers.locks import Held
+from workers import bounds, processes
 
 log = logging.getLogger(__name__)
 

@@ -15,15 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from farm import allocator, building, logs, scratch, verdict
+from farm import allocator, building, locks, logs, scratch, verdict
 from farm.errors import FarmError, Unreachable, Unsupported
+from farm.locks import Held
 from farm.measurement import Environment, Measurement, Outcome
 from farm.settings import Settings
 from farm.spec import JobSpec
 from results_store.store import Claim, Ending, Lease, Store, WorkerInfo
-from workers import bounds, faults, forking, locks, processes, quarantine, telemetry, watching
+from workers import bounds, faults, forking, processes, quarantine, telemetry, watching
 from workers.forking import Template, Templates
-from workers.locks import Held
 from workers.metrics import Figures
 from workers.phase import PhaseEnd, classify
 from workers.probe import Prober

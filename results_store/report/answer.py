@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from results_store import recommend_table
 from results_store.question import Question
-from results_store.recommend import Advice
+from results_store.recommend import Advice, Standing
 from results_store.report.cells import Entry, Group
 from results_store.report.costs import break_even
 
@@ -130,14 +130,13 @@ def _accuracy(best: Entry) -> str:
 
 
 def _ties(advice: Advice, goal: str, is_named: bool) -> list[str]:
-    """What it cannot be told from, by name as far as there are few."""
-    ties = advice.ties
+    """What it cannot be told from; those that were compared with it by name, as far as they are few."""
     told = " ".join(recommend_table.ties(advice, Question(objective=goal)))
-    cells = [found.row.cell for found in ties[:_MOST_NAMED]]
-    named = ", ".join(f"{cell.recipe} at batch {cell.batch_size}" for cell in cells)
-    more = f" and {len(ties) - _MOST_NAMED} more" if len(ties) > _MOST_NAMED else ""
+    equal = [found.row.cell for found in advice.ties if found.standing is not Standing.UNKNOWN]
+    named = ", ".join(f"{cell.recipe} at batch {cell.batch_size}" for cell in equal[:_MOST_NAMED])
+    more = f" and {len(equal) - _MOST_NAMED} more" if len(equal) > _MOST_NAMED else ""
     lead = f"{_HEADINGS[goal]}: " if is_named else ""
-    return [f"{lead}{told}{f' No worse, as far as is known: {named}{more}.' if ties else ''}"]
+    return [f"{lead}{told}{f' No worse, as far as is known: {named}{more}.' if equal else ''}"]
 
 
 def _nothing(group: Group) -> str:

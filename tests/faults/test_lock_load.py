@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from farm import locks
 from tests.faults.ledger import Row
 from tests.redis_servers import eventually
-from workers import locks
 
 pytestmark = pytest.mark.timeout(900)
 

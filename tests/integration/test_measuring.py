@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from farm import building, datasets, measuring, onnx_graph, runtimes
+from farm import building, datasets, locks, measuring, onnx_graph, runtimes
 from farm.environment import has_bf16
 from farm.errors import CorruptArtifact, OutOfMemory, Unsupported, memory_errors
 from farm.measurement import Measurement
@@ -406,6 +406,23 @@ def test_the_command_prints_a_table_and_one_json_object_on_the_last_line(setting
     for figure in ("device", "end_to_end"):
         assert list(summary["latency_s"][figure]) == ["mean", "std", "min", "p50", "p90", "p95", "p99"]
     assert "resnet18_baseline, batch 2" in done.stdout
+
+
+def test_the_command_waits_for_whoever_measures_on_its_processors_and_says_so(
+    settings: Settings, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "FARM_DATA_DIR": str(settings.data_dir), "FARM_LOCK_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "farm", "measure", "--model", "resnet18", "--image-size", "32"]
+    with locks.hold(tmp_path, len(locks.processors())):
+        waiting = subprocess.Popen(
+            command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert waiting.stderr is not None
+        told = next(line for line in waiting.stderr if "waiting" in line or "measuring" in line)
+        assert "another farm or command of this host measures on these processors" in told
+    out, err = waiting.communicate()
+    assert (waiting.returncode, err.count("measuring resnet18_baseline, batch 1, on cpu")) == (0, 1)
+    assert json.loads(out.splitlines()[-1])["model_variant"] == "resnet18_baseline"
 
 
 @pytest.mark.parametrize(

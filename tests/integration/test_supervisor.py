@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from farm import locks
 from farm.errors import ControlDied, FarmError, OutOfMemory, Unreachable, Unsupported
 from farm.measurement import Outcome
 from farm.settings import Settings
@@ -28,7 +29,7 @@ from results_store import schema
 from results_store.store import Claim, Ending, JobResult, Lease, Store, open_store
 from tests import factories
 from tests.redis_servers import eventually
-from workers import child, locks, processes, supervisor, watching
+from workers import child, processes, supervisor, watching
 from workers.phase import classify
 from workers.probe import Prober
 from workers.quarantine import Warden

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from farm import environment, requirement
+from farm import environment, locks, requirement
 from farm.devices import nvml
 from farm.devices.nvml import Gpu
 from farm.errors import BadInput
@@ -15,7 +15,7 @@ from results_store.store import WorkerInfo, open_store
 from tests import factories
 from tests.fakes.driver import UUID, Driver
 from workers import __main__ as door
-from workers import capabilities, locks
+from workers import capabilities
 
 
 def gpu(number: int, name: str = "NVIDIA H200") -> Gpu:

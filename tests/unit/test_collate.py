@@ -572,6 +572,10 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
     return CliRunner()
 
 
+def test_runs_of_an_empty_store_say_how_the_first_one_is_made(store: Store, command: CliRunner) -> None:
+    assert "No runs yet" in command.invoke(app, ["runs"]).stderr
+
+
 def test_the_command_collates_the_latest_run_into_a_folder_of_its_name(store: Store, command: CliRunner) -> None:
     run = factories.submitted(store)
     written = ("benchmark_results.csv", "benchmark_results_detailed.csv", "profiles", "report.html")

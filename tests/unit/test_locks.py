@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from farm import locks
 from farm.errors import BadInput, FarmError
 from tests.redis_servers import eventually
-from workers import locks
 
 ROUNDS = 100
 TOKENS = (0, 1)
@@ -222,7 +222,8 @@ def test_a_link_in_the_place_of_a_lock_is_not_followed(directory: Path, tmp_path
 HOLDER = """
 import subprocess, sys, time
 from pathlib import Path
-from workers import locks
+from farm import locks
+
 with locks.hold(Path(sys.argv[1]), 2, among=(0, 1)) as held:
     if sys.argv[2] == "True":
         command = [sys.executable, "-c", "import time; time.sleep(60)"]

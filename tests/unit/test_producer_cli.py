@@ -88,6 +88,21 @@ def test_a_dry_run_prints_cells_and_jobs_and_needs_nothing(place: Path) -> None:
     assert empty(place)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--threads", "1024"], "--threads 1024: this host has"),
+        (["--workers", "1000"], "--workers 1000: with"),
+        (["--devices", "cpu,cuda.none"], "cuda.none"),
+    ],
+)
+def test_a_dry_run_refuses_what_this_host_could_not_measure(place: Path, arguments: list[str], said: str) -> None:
+    result = submit("--optimizations", "baseline", *arguments, "--local", "--dry-run")
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert empty(place)
+
+
 def test_a_dry_run_tells_of_a_changed_protocol(place: Path) -> None:
     changed = ["--set", "min_calls=100", "--set", "warmup_min_calls=10"]
     result = submit("--optimizations", "baseline", "--protocol", "quick", *changed, "--dry-run")

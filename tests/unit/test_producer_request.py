@@ -151,7 +151,7 @@ def test_a_missing_file_is_told_with_its_like_and_the_examples(tmp_path: Path) -
     (tmp_path / "pyproject.toml").write_text("")
     with pytest.raises(BadInput) as refused:
         request.read_file(tmp_path / "matrx.toml")
-    assert str(tmp_path / "matrix.toml") in str(refused.value)
+    assert f"Did you mean {tmp_path / 'matrix.toml'}?" in str(refused.value)
     assert "matrices/densenet121-cpu.toml" in str(refused.value)
     assert "pyproject" not in str(refused.value)
 

@@ -583,7 +583,7 @@ def test_exit_code_4_says_that_nothing_is_feasible(store: Store, command_line: C
         (["nonsense"], "Unknown run 'nonsense'"),
         (["--objective", "latncy"], "Did you mean 'latency'?"),
         (["--objective", "cost"], "--price-per-hour cpu=0.10"),
-        (["--objective", "cost", "--price-per-hour", "gpu=1"], "Unknown device of the run 'gpu'"),
+        (["--objective", "cost", "--price-per-hour", "gpu=1"], "Unknown device of the run 'cuda'"),
         (["--price-per-hour", "cpu"], "a device and a price are needed"),
         (["--price-per-hour", "cpu=-1"], "above 0"),
         (["--price-per-hour", "cpu=0.1", "--price-per-hour", "cpu=0.2"], "0.1 or 0.2? Leave one of them out"),
@@ -619,6 +619,8 @@ def test_the_least_cost_of_several_devices_is_named() -> None:
 def test_questions_take_commas() -> None:
     found = question(objective="cost", bounds={"max_p99_ms": 20.0, "min_top1": None}, prices=["cpu=0.1, cuda=1.2"])
     assert found.prices == {"cpu": 0.1, "cuda": 1.2}
+    of_gpus = question(objective="cost", bounds={}, prices=["GPU.h200=3"], devices=["gpu"])
+    assert (of_gpus.prices, of_gpus.devices) == ({"cuda.h200": 3.0}, ("cuda",))
     assert [str(one) for one in found.constraints] == ["--max-p99-ms 20"]
 
 
