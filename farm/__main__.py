@@ -166,7 +166,7 @@ def _alone(spec: JobSpec, gpu: nvml.Gpu | None) -> Iterator[None]:
         BadInput: more processors are asked for than there are.
         FarmError: the directory of the locks cannot be used.
     """
-    waiting = threading.Timer(_PATIENCE_S, print, [_WAITING], {"file": sys.stderr, "flush": True})
+    waiting = threading.Timer(_PATIENCE_S, typer.echo, [_WAITING], {"err": True})
     uuid, whole = (None, None) if gpu is None else (gpu.uuid, gpu.facts.part_of)
     hold = locks.hold(load().lock_dir, spec.threads or len(locks.processors()), uuid, part_of=whole)
     with ExitStack() as held:
