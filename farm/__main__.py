@@ -131,11 +131,7 @@ def measure(
     gpu = _see_one_gpu(spec)
     try:
         with _alone(spec, gpu):
-            print(
-                f"measuring {spec.variant}, batch {spec.batch_size}, on {spec.device} ...",
-                file=sys.stderr,
-                flush=True,
-            )
+            typer.echo(f"measuring {spec.variant}, batch {spec.batch_size}, on {spec.device} ...", err=True)
             measured = measure_job(spec)
     except (Unsupported, OutOfMemory) as error:
         outcome = outcome_of(error)
