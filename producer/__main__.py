@@ -34,7 +34,7 @@ _LEVELS = {"suspect": Level.SUSPECT, "invalid": Level.INVALID}
 app = typer.Typer(
     help="Submits matrices to the farm and shows how their runs go.\n\n\b\n"
     "Exit codes: 0 every job ended in a result (unsupported and out of memory are results),\n"
-    "1 some failed, 2 usage, 3 broker or database unreachable, 4 regression, 130 interrupted.",
+    "1 some failed, 2 usage, 3 broker or database unreachable, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
