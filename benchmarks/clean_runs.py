@@ -1,7 +1,7 @@
 """How often does the verdict doubt a measurement that nothing disturbed?
 
-A `quick` matrix of 100 jobs runs in an embedded farm, nothing is measured again, and every measurement is
-judged. On an idle host at most 5 % may be SUSPECT or INVALID.
+A `quick` matrix of 80 jobs, and the 21 controls between them, run in an embedded farm, nothing is measured again,
+and every measurement is judged. On an idle host at most 5 % may be SUSPECT or INVALID.
 
 Whether the host is idle is measured, too: a plain loop calls the same model, with nothing of the farm around it,
 in windows as long as those of `quick`, and the same rules judge its calls. What they doubt there is the host's
@@ -76,7 +76,7 @@ def doubted(verdicts: Sequence[Verdict], whose: str) -> float:
 def main() -> None:
     """Measures, judges, and prints the figures last."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    arguments.add_argument("--repeats", type=int, default=25)
+    arguments.add_argument("--repeats", type=int, default=20)
     arguments.add_argument("--loops", type=int, default=40, help="plain ones, of two windows each")
     arguments.add_argument("--model", default="densenet121")
     arguments.add_argument("--batch-size", default="8")
