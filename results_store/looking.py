@@ -343,7 +343,7 @@ def _cell_counts(number: int) -> sa.Select[Any]:
     return sa.select(every.scalar_subquery(), still_open.scalar_subquery())
 
 
-def _pace(number: int) -> sa.Select[Any]:
+def _pace(number: int) -> sa.Select[Any, int, Any, Any, float]:
     """First claim; how many attempts ended by themselves, their seconds, and those of the longest; the clock."""
     by_itself = sa.and_(attempts.c.outcome != Outcome.LOST, sa.not_(attempts.c.stale))
     seconds = sa.case((by_itself, attempts.c.ended_at - attempts.c.started_at))
