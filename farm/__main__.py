@@ -130,7 +130,7 @@ def measure(
     _preload(spec)
     gpu = _see_one_gpu(spec)
     try:
-        with _alone(spec, gpu):
+        with _alone(spec.threads, gpu):
             typer.echo(f"measuring {spec.variant}, batch {spec.batch_size}, on {spec.device} ...", err=True)
             measured = measure_job(spec)
     except (Unsupported, OutOfMemory) as error:
@@ -155,8 +155,12 @@ def _preload(spec: JobSpec) -> None:
 
 
 @contextmanager
-def _alone(spec: JobSpec, gpu: nvml.Gpu | None) -> Iterator[None]:
-    """Holds the job's processors and GPU as a farm's worker does; waits while another measures there, and says so.
+def _alone(threads: int | None = None, gpu: nvml.Gpu | None = None) -> Iterator[None]:
+    """Holds processors and a GPU as a farm's worker does; waits while another measures there, and says so.
+
+    Args:
+        threads: how many processors; None is all of them.
+        gpu: the GPU, where one is used.
 
     Raises:
         BadInput: more processors are asked for than there are.
@@ -164,7 +168,7 @@ def _alone(spec: JobSpec, gpu: nvml.Gpu | None) -> Iterator[None]:
     """
     waiting = threading.Timer(_PATIENCE_S, typer.echo, [_WAITING], {"err": True})
     uuid, whole = (None, None) if gpu is None else (gpu.uuid, gpu.facts.part_of)
-    hold = locks.hold(load().lock_dir, spec.threads or len(locks.processors()), uuid, part_of=whole)
+    hold = locks.hold(load().lock_dir, threads or len(locks.processors()), uuid, part_of=whole)
     with ExitStack() as held:
         waiting.start()
         try:
@@ -283,7 +287,8 @@ def examine_host(
         if is_busy:
             console.print("Others use this host now: what follows is about them, too.")
         usable = doctor.usable(host)
-        found = [neighbours.measure(usable, threads) for threads in neighbours.shares(len(usable))]
+        with _alone():
+            found = [neighbours.measure(usable, threads) for threads in neighbours.shares(len(usable))]
         at_most = None if usable == processors else len(usable)
         workers = neighbours.advice(found, is_busy, at_most)
         told |= {"neighbours": [asdict(one) for one in found], "workers": workers}
