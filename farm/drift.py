@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from statistics import median
+from statistics import median_low
 from typing import TypeAlias
 
 from farm import statistics
@@ -41,13 +41,12 @@ class Marks:
     """The controls of a run by time; those with too few samples for an interval say nothing."""
 
     def __init__(self, controls: Iterable[Measurement]) -> None:
-        found = sorted((mark for control in controls for mark in _mark(control)), key=lambda mark: mark.at)
-        #: By time, of any place.
-        self._all: Sequence[Mark] = found
-        medians: dict[_Place, list[float]] = {}
-        for mark in found:
-            medians.setdefault(mark.place, []).append(mark.median)
-        self._usual = {place: median(each) for place, each in medians.items()}
+        #: By time, of each place.
+        self._of: dict[_Place, list[Mark]] = {}
+        for mark in sorted((mark for control in controls for mark in _mark(control)), key=lambda mark: mark.at):
+            self._of.setdefault(mark.place, []).append(mark)
+        #: One that a control really took: between two equal halves of a run lies none.
+        self._usual = {place: median_low(mark.median for mark in found) for place, found in self._of.items()}
 
     def drifted(self, measurement: Measurement) -> Iterator[Reason]:
         """The host was another one while this was measured, as far as its controls can tell.
@@ -56,12 +55,12 @@ class Marks:
         and are as far from what the run's controls usually took: a ratio to what was measured at another time, the
         baseline above all, is then one of two hosts. Nothing is said where there is not one on either side.
         """
-        place, at = _place(measurement), _began(measurement)
-        until = bisect.bisect_right(self._all, at, key=lambda mark: mark.at)
-        before = _first(self._all, range(until - 1, -1, -1), place)
-        after = _first(self._all, range(until, len(self._all)), place)
-        if before is None or after is None:
+        place = _place(measurement)
+        found = self._of.get(place, [])
+        until = bisect.bisect_right(found, _began(measurement), key=lambda mark: mark.at)
+        if not 0 < until < len(found):
             return
+        before, after = found[until - 1], found[until]
         chance = math.hypot(_half_width(before), _half_width(after), _NORMAL * PROCESSES_SD)
         most = max(chance, measurement.spec.protocol.target_half_width)
         change = after.median / before.median - 1
@@ -74,11 +73,6 @@ class Marks:
 
 def _unstable(text: str) -> Reason:
     return Reason(code="unstable", level=Level.SUSPECT, text=text)
-
-
-def _first(controls: Sequence[Mark], order: Iterable[int], place: _Place) -> Mark | None:
-    """The first of the controls at these indices that was measured in this place."""
-    return next((controls[index] for index in order if controls[index].place == place), None)
 
 
 def _half_width(mark: Mark) -> float:

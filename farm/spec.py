@@ -58,7 +58,8 @@ def _as_recipe(value: Any) -> Recipe:
 def device_name(text: str) -> str:
     """How a device is written down: `gpu` is `cuda`, in whatever case."""
     name = text.strip().lower()
-    return name.replace("gpu", "cuda", 1) if name.startswith("gpu") else name
+    kind, dot, model = name.partition(".")
+    return f"cuda{dot}{model}" if kind == "gpu" else name
 
 
 def _as_device(value: Any) -> str:

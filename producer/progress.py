@@ -130,7 +130,7 @@ def ends(progress: Progress) -> dict[Outcome, int]:
 
 
 def time_left_s(progress: Progress) -> float | None:
-    """Seconds until the last job ends, from the mean of those that ended; None before the first has."""
+    """Seconds until the last job ends, from the mean of those that ended but the longest; None before two have."""
     if progress.seconds_per_job is None:
         return None
     at_once = max(1, len(progress.running))

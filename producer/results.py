@@ -15,8 +15,8 @@ _MIB = 1 << 20
 #: Rows that a note names.
 _NAMED = 3
 _PAIRED = (
-    "The host changed while it measured. --protocol standard measures each recipe and the baseline side by side, "
-    "so that speed-ups hold all the same; it takes longer."
+    "Times moved while they were measured. --protocol standard measures each recipe beside the baseline, "
+    "so that what moves both leaves the speed-up as it is; it takes longer."
 )
 _STYLES = {"VALID": "green", "SUSPECT": "yellow", "INVALID": "red"}
 
@@ -55,9 +55,9 @@ def _named(rows: list[Row]) -> str:
 
 
 def _is_shaken(row: Row) -> bool:
-    """Whether what put it in doubt would fall on a live control alike, had it one."""
+    """Whether its times moved, and a live control might have moved with them, had it one."""
     reasons = row.verdict.reasons if row.verdict else ()
-    return not row.cell.protocol.paired and any(passes(reason) for reason in reasons)
+    return not row.cell.protocol.paired and any(r.code == "unstable" and passes(r) for r in reasons)
 
 
 def _figures(row: Row) -> list[Text]:

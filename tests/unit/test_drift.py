@@ -62,6 +62,11 @@ def test_controls_that_agree_beside_a_job_and_not_with_the_run_make_it_suspect()
     assert said(*run, control(40, 13.0), control(60, 13.0), spec=generous) == []
 
 
+def test_of_a_run_in_two_halves_one_is_the_usual_one() -> None:
+    halves = [control(10, 10.0), control(40, 10.0), control(60, 12.0), control(90, 12.0)]
+    assert [len(said(*halves, timed_from=at)) for at in (20, 50, 70)] == [0, 1, 1]
+
+
 def test_what_a_run_s_controls_usually_took_is_told_of_each_place_apart() -> None:
     elsewhere = [control(at, 99.0, environment=factories.environment(host="beta")) for at in (1, 2, 3, 90, 95)]
     assert said(*elsewhere, control(40, 13.0), control(60, 13.0)) == []

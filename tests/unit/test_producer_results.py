@@ -67,6 +67,12 @@ def test_where_a_host_changed_without_a_live_control_the_notes_end_with_what_hel
     assert "--protocol standard" in last
 
 
+def test_where_others_used_the_device_the_notes_name_no_protocol_for_it(tmp_path: Path) -> None:
+    found = results.notes(rows(tmp_path, contention=factories.contention(others_s=0.6)))
+    assert any("contaminated" in note for note in found)
+    assert not any("--protocol" in note for note in found)
+
+
 def test_a_measured_row_shows_its_interval_its_speed_up_and_its_verdict(tmp_path: Path) -> None:
     line = printed(rows(tmp_path, control=factories.baseline_beside(20.0)), 200).splitlines()[1]
     assert line.split()[3:7] == ["10.000", "9.986–10.014", "2.00", "(2.00–2.00)"]
