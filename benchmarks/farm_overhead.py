@@ -8,6 +8,7 @@ the time.
 
     python -m benchmarks.farm_overhead
     python -m benchmarks.farm_overhead --repeats 3 --model resnet18 --skip-two
+    python -m benchmarks.farm_overhead --only-two        # the rest of it comes from `clean_runs`, too
 
 Wants a quiet host. The data directory is FARM_DATA_DIR, as everywhere. The last line is the figures as JSON.
 """
@@ -67,19 +68,30 @@ def main() -> None:
     arguments.add_argument("--repeats", type=int, default=20)
     arguments.add_argument("--model", default="densenet121")
     arguments.add_argument("--batch-size", default="8")
-    arguments.add_argument("--skip-two", action="store_true", help="without the two workers")
+    part = arguments.add_mutually_exclusive_group()
+    part.add_argument("--skip-two", action="store_true", help="without the two workers")
+    part.add_argument("--only-two", action="store_true", help="nothing but the two workers")
     given = arguments.parse_args()
     asked = ["--models", given.model, "--batch-sizes", given.batch_size, "--protocol", "quick"]
     asked += ["--set", "remeasure=0"]
-    whole = [*asked, "--optimizations", given.recipes]
-    run(*whole, "--repeats", "1")
-    results = run(*whole, "--repeats", str(given.repeats))
+    figures: list[Figure] = []
+    if not given.only_two:
+        whole = [*asked, "--optimizations", given.recipes]
+        run(*whole, "--repeats", "1")
+        figures += overhead(run(*whole, "--repeats", str(given.repeats)))
+    if not given.skip_two:
+        figures.append(two_workers(asked, given.repeats))
+    print_last(figures)
+
+
+def overhead(results: list[JobResult]) -> list[Figure]:
+    """Of a `quick` matrix: its share in warm-up and windows, and what the supervisor took meanwhile."""
     used = supervisor_share(results)
     wall_s, timed_s = seconds(results)
     print(f"{len(results)} jobs in {wall_s:.1f} s, {timed_s:.1f} s of it in warm-up and windows")
     print(f"the supervisor used {used:.2%} of a processor while calls were timed")
     share = timed_s / wall_s
-    figures = [
+    return [
         Figure(
             name=f"share of {len(results)} quick jobs ({wall_s / len(results):.1f} s each) in warm-up and windows",
             result=f"{share:.1%}",
@@ -88,7 +100,6 @@ def main() -> None:
         ),
         Figure(name="supervisor's processor", result=f"{used:.2%}", goal="≤ 2 %", reached=used <= SUPERVISOR),
     ]
-    print_last(figures if given.skip_two else [*figures, two_workers(asked, given.repeats)])
 
 
 def two_workers(asked: list[str], repeats: int) -> Figure:

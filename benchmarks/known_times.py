@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
+from collections.abc import Mapping
 
+from benchmarks import plugins
 from benchmarks.figures import Figure, print_last
 from farm.timing import Stopwatch
 
@@ -68,16 +67,12 @@ def load(workload, folder):
 '''
 
 
-def measured(seconds: float, plugins: Path) -> dict[str, float]:
-    """The two medians of a call that takes so long."""
+def measured(seconds: float, variables: Mapping[str, str]) -> dict[str, float]:
+    """The two medians of a call that takes so long, in an environment that has the plug-in."""
     sets = ("min_s=0.5", "max_s=2", "accuracy_samples=8", "warmup_max_s=0.5", "profile=false", "energy_s=0")
     command = [sys.executable, "-m", "farm", "measure", "--model", "resnet18", "--image-size", "32"]
     command += ["--dataset", "synthetic", "--recipe", "known_time", *(f"--set={text}" for text in sets)]
-    variables = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join((str(plugins), str(Path.cwd()))),
-        VARIABLE: str(seconds),
-    }
+    variables = {**variables, VARIABLE: str(seconds)}
     done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=True)
     figures = json.loads(done.stdout.splitlines()[-1])["latency_s"]
     return {figure: figures[figure]["p50"] for figure in ("device", "end_to_end")}
@@ -96,12 +91,9 @@ def main() -> None:
     arguments.add_argument("--times-s", default="0.0001,0.001,0.01,0.1,1", help="joined by commas")
     given = arguments.parse_args()
     figures = []
-    with tempfile.TemporaryDirectory() as folder:
-        plugins = Path(folder) / "farm/runtimes"
-        plugins.mkdir(parents=True)
-        (plugins / "known_time.py").write_text(PLUGIN)
+    with plugins.runtime("known_time", PLUGIN) as variables:
         for seconds in map(float, given.times_s.split(",")):
-            figures.append(off(seconds, measured(seconds, Path(folder))))
+            figures.append(off(seconds, measured(seconds, variables)))
     cost_s = loop_s()
     own = Figure(
         name="the loop's own cost", result=f"{cost_s * 1e6:.2f} µs", goal="< 5 µs", reached=cost_s < LOOP_S

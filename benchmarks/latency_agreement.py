@@ -36,7 +36,7 @@ def bare_call(spec: JobSpec) -> Callable[[], Any]:
     from farm.settings import load
 
     settings = load()
-    allocator.scatter(secrets.randbits(32))  # as the farm's own process
+    allocator.Layout(secrets.randbits(32)).draw()  # as the farm's own process
     made = building.materials(spec, settings, building.environment_of(spec, settings))
     images = measuring.distinct_inputs(building.test_part(spec, settings), spec)[0]
     return BARE[spec.recipe.runtime](made, images, spec)

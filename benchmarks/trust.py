@@ -18,9 +18,10 @@ BENCHMARKS: suite.Benchmarks = {
     "isolation": ("isolation",),
     "observers": ("observers",),
     "clean_runs": ("clean_runs",),
-    "farm_overhead": ("farm_overhead",),
+    "paced_runs": ("paced_runs",),
+    "farm_overhead": ("farm_overhead", "--only-two"),
     "aa_control": ("aa_control", "--batch-size", "1", "--sets", "140"),
-    "aa_control_8": ("aa_control", "--batch-size", "8", "--sets", "60"),
+    "aa_control_8": ("aa_control", "--batch-size", "8", "--sets", "60", "--rounds", "20"),
 }
 
 if __name__ == "__main__":

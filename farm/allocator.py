@@ -14,7 +14,7 @@ from pathlib import Path
 
 from farm.errors import Unsupported
 
-#: So many blocks of up to so many bytes give a heap its history; half of them stay.
+#: So many blocks of up to so many bytes give a heap its history; half of them stay until the next draw.
 _BLOCKS, _BLOCK_BYTES = 512, 128 * 1024
 
 _NEVER = 2**40
@@ -62,19 +62,36 @@ def apply(allocator: str) -> None:
         mallopt(parameter, ctypes.c_int(value))
 
 
-def scatter(seed: int) -> None:
-    """Gives this process's heap a history of its own, before anything is loaded: blocks come and some go again.
+class Layout:
+    """Where things come to lie in this process's heap: drawn anew as often as it is asked.
 
-    Where weights and activations happen to lie changes a latency by percents, and processes that do the same have
-    them lie alike, so that no number of repeats would average that out (Curtsinger and Berger, Stabilizer, 2013).
-    What stays is never written to, so it takes next to no memory.
-
-    Args:
-        seed: of the sizes, and of which ones stay.
+    Where weights and activations happen to lie changes a latency by percents. Processes that do the same have them
+    lie alike, so that no number of repeats would average that out, and the one layout of a process is one sample
+    of many (Curtsinger and Berger, Stabilizer, 2013). Blocks come and some go again, and what is allocated later
+    finds other gaps. No block is ever written to: the first draw takes next to no memory, and however many follow,
+    they take no more than the blocks of one.
     """
-    libc, draw = ctypes.CDLL(None), random.Random(seed)
-    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-    libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
-    blocks = [libc.malloc(draw.randint(1, _BLOCK_BYTES)) for _ in range(_BLOCKS)]
-    for block in draw.sample(blocks, _BLOCKS // 2):
-        libc.free(block)
+
+    def __init__(self, seed: int) -> None:
+        """Draws nothing yet.
+
+        Args:
+            seed: of the blocks' sizes, and of which ones stay, each time.
+        """
+        self._draw = random.Random(seed)
+        self._stay: list[int] = []
+        self._libc = ctypes.CDLL(None)
+        self._libc.malloc.restype, self._libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+        self._libc.free.restype, self._libc.free.argtypes = None, [ctypes.c_void_p]
+
+    def draw(self) -> None:
+        """Other gaps from here on; whatever lies in memory by now stays where it is."""
+        self._free(self._stay)
+        blocks = [self._libc.malloc(self._draw.randint(1, _BLOCK_BYTES)) for _ in range(_BLOCKS)]
+        self._draw.shuffle(blocks)
+        self._free(blocks[_BLOCKS // 2 :])
+        self._stay = blocks[: _BLOCKS // 2]
+
+    def _free(self, blocks: list[int]) -> None:
+        for block in blocks:
+            self._libc.free(block)

@@ -164,7 +164,8 @@ def prepare(spec: JobSpec, settings: Settings, *, tell_memory: bool = False) -> 
     here = building.environment_of(spec, settings)
     device = devices.open_device(spec.device_kind, here.threads, here.device_uuid)
     layout_seed = secrets.randbits(32)
-    allocator.scatter(layout_seed)
+    layout = allocator.Layout(layout_seed)
+    layout.draw()
     plugin = runtimes.module(spec.recipe.runtime)
     made = building.materials(spec, settings, here)
     test = building.test_part(spec, settings, made.weights.facts["classes"])
@@ -173,7 +174,7 @@ def prepare(spec: JobSpec, settings: Settings, *, tell_memory: bool = False) -> 
     began = time.perf_counter()
     session = plugin.load(made.workload, None if made.artifact is None else made.artifact.folder)
     load_s = time.perf_counter() - began
-    on_device, end_to_end = latency.stopwatches(session, device, inputs)
+    on_device, end_to_end = latency.stopwatches(session, device, inputs, layout)
     return Prepared(
         here=here,
         device=device,

@@ -43,6 +43,9 @@ class Stopwatch:
     inputs: Sequence[Any]
     synchronize: Callable[[], None]
     clock: Clock = time.perf_counter_ns
+    #: Called before each short window: where things lie in memory can be drawn anew, so that ratios of windows are
+    #: not those of a single layout.
+    lay_out: Callable[[], None] = lambda: None
     #: Goes on from window to window, so that short ones see all inputs too.
     _turns: Iterator[Any] = field(init=False, repr=False, compare=False)
 
@@ -71,16 +74,22 @@ class Stopwatch:
             if enough(samples, (after - began) / _NS):
                 return Timed(samples_ns=samples, wall_s=(after - began) / _NS)
 
-    def short_window(self, seconds: float, *, lead: bool = True) -> list[int]:
+    def short_window(
+        self, seconds: float, *, lead: bool = True, at_start: Callable[[], None] = lambda: None
+    ) -> list[int]:
         """Nanoseconds of the calls of a window of this length, at least one.
 
         Args:
             seconds: how long.
             lead: one call goes before them that does not count: it brings back what others have driven out of the
-                caches meanwhile. Never to be decided by how long that call takes: that would select samples.
+                caches meanwhile, and touches what a new layout moved. Never to be decided by how long it takes:
+                that would select samples.
+            at_start: told that what comes before the window is done.
         """
+        self.lay_out()
         if lead:
             self.once()
+        at_start()
         return self.window(lambda _, spent: spent >= seconds).samples_ns
 
     def warm_up(self, protocol: Protocol) -> tuple[Timed, bool]:

@@ -43,6 +43,7 @@ def paired(
     *,
     cell_s: float,
     seed: int,
+    at_start: Callable[[], None],
     at_look: Callable[[int], None],
 ) -> DeviceFigure:
     """Rounds of two windows, in an order drawn for each, until the protocol has enough.
@@ -53,12 +54,13 @@ def paired(
         protocol: how long a window is, and how much is enough.
         cell_s: about how long a call of the cell takes.
         seed: of the order within the rounds.
+        at_start: told that a window of the cell begins.
         at_look: told the number of the cell's calls so far after each round.
 
     Raises:
         OutOfMemory, FarmError: the control could not go on.
     """
-    order, rounds = random.Random(seed), Rounds(watch, live, protocol.window_s, cell_s)
+    order, rounds = random.Random(seed), Rounds(watch, live, protocol.window_s, cell_s, at_start)
     while True:
         rounds.round(cell_first=order.random() < 0.5)
         at_look(len(rounds.samples_ns))
@@ -69,8 +71,15 @@ def paired(
 class Rounds:
     """Rounds of two windows, the cell's and the control's."""
 
-    def __init__(self, watch: Stopwatch, live: LiveControl, window_s: float, cell_s: float) -> None:
-        self._watch, self._live, self._window_s = watch, live, window_s
+    def __init__(
+        self,
+        watch: Stopwatch,
+        live: LiveControl,
+        window_s: float,
+        cell_s: float,
+        at_start: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._watch, self._live, self._window_s, self._at_start = watch, live, window_s, at_start
         # Alike for both, and for all windows; calls that fill a window have no use for it.
         self._lead = min(cell_s, live.call_s) < window_s
         self._cells: list[list[int]] = []
@@ -86,7 +95,7 @@ class Rounds:
 
     def _cell(self) -> None:
         began, cpu_s = time.perf_counter(), time.process_time()
-        self._cells.append(self._watch.short_window(self._window_s, lead=self._lead))
+        self._cells.append(self._watch.short_window(self._window_s, lead=self._lead, at_start=self._at_start))
         self._wall_s += time.perf_counter() - began
         self._cpu_s += time.process_time() - cpu_s
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from farm.allocator import Layout
 from farm.control import LiveControl
 from farm.devices import Device
 from farm.measurement import Contention, Control, Samples, Usage
@@ -35,15 +36,24 @@ class Latency:
     warmup_steady: bool
 
 
-def stopwatches(session: Session, device: Device, inputs: list[np.ndarray]) -> tuple[Stopwatch, Stopwatch]:
-    """The two figures' stopwatches: input and output on the device, and host to host."""
+def stopwatches(
+    session: Session, device: Device, inputs: list[np.ndarray], layout: Layout
+) -> tuple[Stopwatch, Stopwatch]:
+    """The two figures' stopwatches: input and output on the device, and host to host.
+
+    Args:
+        session: what is timed.
+        device: that it runs on.
+        inputs: distinct batches, float32 NCHW.
+        layout: of this process's memory, drawn anew for each window that takes turns with a control's.
+    """
     on_device = [session.to_device(array) for array in inputs]
 
     def end_to_end(host: np.ndarray) -> np.ndarray:
         return session.to_host(session.run(session.to_device(host)))
 
     return (
-        Stopwatch(call=session.run, inputs=on_device, synchronize=device.synchronize),
+        Stopwatch(call=session.run, inputs=on_device, synchronize=device.synchronize, lay_out=layout.draw),
         Stopwatch(call=end_to_end, inputs=inputs, synchronize=device.synchronize),
     )
 
@@ -64,18 +74,16 @@ def run(
         OutOfMemory, FarmError: the control cannot.
     """
     warm, steady = device_watch.warm_up(protocol)
-    others, timed_from, marks = ContentionWatch(), time.time(), [(0, _faults())]
-
-    def mark(calls: int) -> None:
-        marks.append((calls, _faults()))
-
+    others, timed_from, faults = ContentionWatch(), time.time(), _FaultCount()
     if live is None:
-        device = device_figure.alone(device_watch, protocol, mark)
+        device = device_figure.alone(device_watch, protocol, faults.mark)
+        faults.mark(len(device.samples_ns))
     else:
         cell_s = float(np.median(warm.samples_ns)) / 1e9
-        device = device_figure.paired(device_watch, live, protocol, cell_s=cell_s, seed=seed, at_look=mark)
+        device = device_figure.paired(
+            device_watch, live, protocol, cell_s=cell_s, seed=seed, at_start=faults.go_on, at_look=faults.mark
+        )
         live.close()
-    mark(len(device.samples_ns))
     end_to_end_watch.warm_up(protocol)
     end_to_end = end_to_end_watch.measure(protocol)
     return Latency(
@@ -83,8 +91,8 @@ def run(
         usage=Usage(
             wall_s=device.wall_s,
             cpu_s=device.cpu_s,
-            faults_per_call=_per_call(marks[0], marks[-1]),
-            faults_by_half=_by_half(marks),
+            faults_per_call=faults.per_call,
+            faults_by_half=faults.by_half,
         ),
         control=device.control,
         contention=others.read(ours_besides_s=device.control_cpu_s),
@@ -95,10 +103,34 @@ def run(
     )
 
 
-def _by_half(marks: list[tuple[int, int]]) -> tuple[float, float]:
-    """Faults per call of the two halves, parted at the mark nearest to the middle."""
-    middle = min(marks, key=lambda mark: abs(mark[0] - marks[-1][0] / 2))
-    return _per_call(marks[0], middle), _per_call(middle, marks[-1])
+class _FaultCount:
+    """Page faults of the timed calls; what lays out memory before a short window has its own."""
+
+    def __init__(self) -> None:
+        self._since = _faults()
+        #: (calls, faults) so far.
+        self._marks = [(0, 0)]
+
+    def go_on(self) -> None:
+        """What there was since the last mark does not count."""
+        self._since = _faults()
+
+    def mark(self, calls: int) -> None:
+        """Told how many calls there were so far."""
+        now = _faults()
+        self._marks.append((calls, self._marks[-1][1] + now - self._since))
+        self._since = now
+
+    @property
+    def per_call(self) -> float:
+        """Faults per call."""
+        return _per_call(self._marks[0], self._marks[-1])
+
+    @property
+    def by_half(self) -> tuple[float, float]:
+        """Faults per call of the two halves, parted at the mark nearest to the middle."""
+        middle = min(self._marks, key=lambda mark: abs(mark[0] - self._marks[-1][0] / 2))
+        return _per_call(self._marks[0], middle), _per_call(middle, self._marks[-1])
 
 
 def _per_call(start: tuple[int, int], end: tuple[int, int]) -> float:

@@ -10,37 +10,59 @@ from pathlib import Path
 
 from farm import allocator
 
-#: Where blocks of several sizes come to lie, from the first one on; with a seed, in a scattered heap.
+#: Where blocks of several sizes come to lie, from the first one on, twice; with a seed, in a new layout each time.
 PLACES = """
 import ctypes, json, sys
 from farm import allocator
 allocator.apply("pinned_malloc")
-if len(sys.argv) > 1:
-    allocator.scatter(int(sys.argv[1]))
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-found = [libc.malloc(size) for size in (70_000, 5_000, 50_000, 1_000_000, 20_000, 100_000)]
-print(json.dumps([place - found[0] for place in found]))
+libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
+layout = allocator.Layout(int(sys.argv[1])) if len(sys.argv) > 1 else None
+told = []
+for _ in range(2):
+    if layout is not None:
+        layout.draw()
+    found = [libc.malloc(size) for size in (70_000, 5_000, 50_000, 1_000_000, 20_000, 100_000)]
+    told.append([place - found[0] for place in found])
+    for place in found:
+        libc.free(place)
+print(json.dumps(told))
 """
 
 
-def places(*seed: str) -> tuple[int, ...]:
+def places(*seed: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     # else each process hashes, and so allocates, in its own way
     variables = {**os.environ, "PYTHONHASHSEED": "0"}
     command = [sys.executable, "-c", PLACES, *seed]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
-    return tuple(json.loads(done.stdout))
+    first, second = json.loads(done.stdout)
+    return tuple(first), tuple(second)
 
 
-def test_processes_that_do_the_same_lay_out_their_memory_alike_until_it_is_scattered() -> None:
+def test_processes_that_do_the_same_lay_out_their_memory_alike_until_a_layout_is_drawn() -> None:
     assert places() == places()
     assert len({places(str(seed)) for seed in range(4)}) == 4
 
 
-def test_scattering_takes_next_to_no_memory() -> None:
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def test_each_draw_is_another_layout() -> None:
+    unmoved, again = places()
+    assert unmoved == again
+    first, second = places("1")
+    assert first != second
 
-    before = resident()
-    allocator.scatter(1)
-    assert resident() - before < 8 << 20
+
+def test_a_layout_takes_next_to_no_memory_and_many_no_more_than_the_blocks_of_one() -> None:
+    layout, (mapped, resident) = allocator.Layout(1), _pages()
+    layout.draw()
+    assert _pages()[1] - resident < 8 << 20
+    for _ in range(200):  # were nothing given back, each would take 16 MiB of addresses
+        layout.draw()
+    assert _pages()[0] - mapped < 256 << 20
+    assert _pages()[1] - resident < 64 << 20
+
+
+def _pages() -> tuple[int, int]:
+    """Bytes of this process: mapped, and resident."""
+    mapped, resident = Path("/proc/self/statm").read_text().split()[:2]
+    return int(mapped) * os.sysconf("SC_PAGE_SIZE"), int(resident) * os.sysconf("SC_PAGE_SIZE")

@@ -26,6 +26,9 @@ class Told:
         self.idle_s = idle_s
         self.leads: list[bool] = []
 
+    def close(self) -> None:
+        pass
+
     def window(self, *, lead: bool) -> Turn:
         self.leads.append(lead)
         samples = [round(self.call_s * 1e9)] * 3
@@ -41,6 +44,7 @@ def measured(told: Told, call_ms: int = 10, **fields: Any) -> tuple[DeviceFigure
         protocol,
         cell_s=call_ms / 1e3,
         seed=1,
+        at_start=lambda: None,
         at_look=lambda calls: None,
     )
     return found, bench

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -82,6 +83,14 @@ def test_inputs_go_on_from_window_to_window() -> None:
 def test_the_first_call_of_a_short_window_does_not_count() -> None:
     bench = Workbench(itertools.chain([30 * MS], itertools.repeat(10 * MS)))
     assert bench.stopwatch().short_window(0.05) == [10 * MS] * 5
+
+
+def test_memory_is_laid_out_anew_and_the_first_call_made_before_a_short_window_starts() -> None:
+    bench, happened = Workbench(itertools.repeat(10 * MS)), []
+    watch = replace(bench.stopwatch(), lay_out=lambda: happened.append(("layout", len(bench.inputs))))
+    for _ in range(2):
+        watch.short_window(0.02, at_start=lambda: happened.append(("start", len(bench.inputs))))
+    assert happened == [("layout", 0), ("start", 1), ("layout", 3), ("start", 4)]
 
 
 def test_whether_a_call_counts_does_not_depend_on_how_long_it_takes() -> None:
