@@ -5,7 +5,7 @@ and every measurement is judged. On an idle host at most 5 % may be SUSPECT or I
 was measuring is told as `farm_overhead` does: at least 80 % of it.
 
 Whether the host is idle is measured, too: a plain loop calls the same model, with nothing of the farm around it,
-in windows as long as those of `quick`, and the same rules judge its calls. What they doubt there is the host's
+in windows that end by the rule of `quick`, and the same rules judge its calls. What they doubt there is the host's
 doing: other machines of the same hypervisor, for example, which no process here can see. It is published beside
 the figure, and excuses nothing: a host with more than 5 % of it is none to measure on. What the
 rules doubt where nothing can disturb is told by `paced_runs`.
@@ -29,6 +29,7 @@ from benchmarks.farm_overhead import overhead, run
 from benchmarks.figures import Figure, print_last
 from farm.measurement import Measurement, Samples
 from farm.spec import JobSpec
+from farm.timing import enough_of
 from farm.verdict import Level, Verdict, judge
 
 RECIPES = "baseline,channels_last,channels_last+amp,onnxruntime"
@@ -37,27 +38,31 @@ SHARE = 0.05
 _FIGURE = re.compile(r"[-+±]?\d[\d.]*")
 
 
-def plain_windows(spec: JobSpec, count: int) -> list[list[int]]:
-    """Nanoseconds of the calls of so many windows, one after the other, of a loop that does nothing else."""
+def plain_pairs(spec: JobSpec, count: int) -> list[tuple[list[int], list[int]]]:
+    """Nanoseconds of the calls of so many pairs of windows, of a loop that does nothing else.
+
+    The two of a pair take turns, and end by the protocol's own rule.
+    """
     watch = alternating.farm_stopwatch(spec)
-    call, batch, seconds = watch.call, watch.inputs[0], spec.protocol.min_s
-    windows = []
+    call, batch, protocol = watch.call, watch.inputs[0], spec.protocol
+    pairs = []
     for _ in range(count + 1):
-        samples: list[int] = []
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end or len(samples) < spec.protocol.min_calls:
-            before = time.perf_counter_ns()
-            call(batch)
-            samples.append(time.perf_counter_ns() - before)
-        windows.append(samples)
-    return windows[1:]  # the first one warmed up
+        pair: tuple[list[int], list[int]] = [], []
+        while not all(enough_of(samples, sum(samples) / 1e9, protocol, samples) for samples in pair):
+            for samples in pair:
+                end = time.perf_counter() + protocol.window_s
+                while time.perf_counter() < end:
+                    before = time.perf_counter_ns()
+                    call(batch)
+                    samples.append(time.perf_counter_ns() - before)
+        pairs.append(pair)
+    return pairs[1:]  # the first one warmed up
 
 
 def loops(like: Measurement, count: int) -> list[Verdict]:
-    """What is said of a plain loop's windows, two at a time as a measurement has them, in a process of its own."""
+    """What is said of a plain loop's windows, two that take turns as in a measurement, in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
-        windows = apart.submit(plain_windows, like.spec, 2 * count).result()
-    pairs = zip(windows[::2], windows[1::2], strict=True)
+        pairs = apart.submit(plain_pairs, like.spec, count).result()
     samples = [Samples(device_ns=tuple(first), end_to_end_ns=tuple(second)) for first, second in pairs]
     return [judge(like.model_copy(update={"samples": each})) for each in samples]
 

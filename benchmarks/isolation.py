@@ -139,7 +139,7 @@ def main() -> None:
     arguments.add_argument("--dataset", default="digits")
     arguments.add_argument("--batch-size", type=int, default=8)
     given = arguments.parse_args()
-    protocol = Protocol(name="isolation", profile=False, max_s=5.0, energy_s=0, accuracy_samples=64)
+    protocol = Protocol(name="isolation", profile=False, max_s=3.0, energy_s=0, accuracy_samples=64)
     spec = job(
         model=given.model,
         recipe=given.recipe,

@@ -1,8 +1,8 @@
 """Does looking change what is looked at? Telemetry on and off, and a profile pass.
 
-One live process is timed in windows of a second; in half of them, drawn at random, this process reads host and
-device as a supervisor does. The figure is the median of the paired ratios of windows with and without, and has to
-be within 0.5 % of 1.
+One live process is timed in windows of half a second; in half of them, drawn at random, this process reads host
+and device half way, as often as a supervisor does. The figure is the median of the paired ratios of windows with
+and without, and has to be within 0.5 % of 1.
 
 A profile pass comes after everything that is timed (a test keeps it there), so it can move nothing. What it would
 move is published: pairs of fresh live processes are timed in short windows that take turns, one of the two is
@@ -30,7 +30,7 @@ from farm.spec import JobSpec, Protocol, job
 from workers import telemetry
 
 GOAL = 0.005
-WINDOW_S = 1.0
+WINDOW_S = 0.5
 #: Of two windows in each pair of processes, before the profile pass and after it.
 ROUNDS = 7
 
@@ -52,7 +52,7 @@ def with_telemetry(spec: JobSpec, rounds: int) -> np.ndarray:
             medians = {}
             for watched in order.sample([True, False], 2):
                 ours.send("go")
-                while not ours.poll(every_s if watched else None):
+                while not ours.poll(WINDOW_S / 2 if watched else None):
                     recorder.look(process.pid)
                 medians[watched] = ours.recv()
             found.append(medians[True] / medians[False])
@@ -115,8 +115,8 @@ def figure(name: str, ratios: np.ndarray) -> Figure:
 def main() -> None:
     """Builds what is missing, measures, and prints the figures last."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    arguments.add_argument("--rounds", type=int, default=60, help="of two windows, with and without telemetry")
-    arguments.add_argument("--sets", type=int, default=20, help="of two fresh processes, for the profile pass")
+    arguments.add_argument("--rounds", type=int, default=120, help="of two windows, with and without telemetry")
+    arguments.add_argument("--sets", type=int, default=12, help="of two fresh processes, for the profile pass")
     arguments.add_argument("--batch-size", type=int, default=8)
     arguments.add_argument("--model", default="densenet121")
     given = arguments.parse_args()

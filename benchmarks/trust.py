@@ -20,8 +20,8 @@ BENCHMARKS: suite.Benchmarks = {
     "clean_runs": ("clean_runs",),
     "paced_runs": ("paced_runs",),
     "farm_overhead": ("farm_overhead", "--only-two"),
-    "aa_control": ("aa_control", "--batch-size", "1", "--sets", "140"),
-    "aa_control_8": ("aa_control", "--batch-size", "8", "--sets", "60", "--rounds", "20"),
+    "aa_control": ("aa_control", "--batch-size", "1", "--sets", "150"),
+    "aa_control_8": ("aa_control", "--batch-size", "8", "--sets", "50", "--rounds", "20"),
 }
 
 if __name__ == "__main__":

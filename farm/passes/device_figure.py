@@ -1,4 +1,4 @@
-"""The device figure: alone, or beside a live control in short windows that take turns."""
+"""The device figure, in short windows that take turns: with the end-to-end figure's, or with a live control's."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from farm.spec import Protocol
 from farm.statistics import FLOORS
 from farm.timing import Stopwatch, enough_of
 
+#: Windows of two figures that take turns are at least this share of what there is already.
+_GROWTH = 0.1
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceFigure:
@@ -29,11 +32,56 @@ class DeviceFigure:
     control_cpu_s: float = 0.0
 
 
-def alone(watch: Stopwatch, protocol: Protocol, at_look: Callable[[int], None]) -> DeviceFigure:
-    """One window until the protocol has enough; `at_look` is told the number of calls now and then."""
-    cpu_s = time.process_time()
-    timed = watch.measure(protocol, at_look)
-    return DeviceFigure(samples_ns=timed.samples_ns, wall_s=timed.wall_s, cpu_s=time.process_time() - cpu_s)
+def alone(
+    watch: Stopwatch,
+    end_to_end: Stopwatch,
+    protocol: Protocol,
+    *,
+    at_start: Callable[[], None],
+    at_look: Callable[[int], None],
+) -> tuple[DeviceFigure, list[int]]:
+    """Windows of the two figures take turns until the protocol has enough of both.
+
+    So what the host does meanwhile falls on both alike. Windows grow with what there is already: looking whether
+    that is enough costs time.
+
+    Args:
+        watch: times the device figure …
+        end_to_end: … and this the other one; both are warm.
+        protocol: how much is enough.
+        at_start: told that a window of the device figure begins.
+        at_look: told the number of the device figure's calls so far after each of its windows.
+
+    Returns:
+        The device figure, and the nanoseconds of each call of the other one.
+    """
+    device, whole = parts = _Part(watch), _Part(end_to_end)
+    while True:
+        seconds = max(min(protocol.window_s, protocol.min_s), _GROWTH * device.wall_s)
+        at_start()
+        device.window(seconds)
+        at_look(len(device.samples_ns))
+        whole.window(seconds)
+        if all(enough_of(part.samples_ns, part.wall_s, protocol, part.samples_ns) for part in parts):
+            break
+    return DeviceFigure(samples_ns=device.samples_ns, wall_s=device.wall_s, cpu_s=device.cpu_s), whole.samples_ns
+
+
+class _Part:
+    """One figure's windows so far."""
+
+    def __init__(self, watch: Stopwatch) -> None:
+        self._watch = watch
+        self.samples_ns: list[int] = []
+        self.wall_s = self.cpu_s = 0.0
+
+    def window(self, seconds: float) -> None:
+        """One more, of at least one call."""
+        cpu_s = time.process_time()
+        timed = self._watch.window(lambda _, spent: spent >= seconds)
+        self.cpu_s += time.process_time() - cpu_s
+        self.wall_s += timed.wall_s
+        self.samples_ns += timed.samples_ns
 
 
 def paired(

@@ -1,4 +1,4 @@
-"""The latency pass: device and end-to-end figures of one session, each warmed up and measured apart."""
+"""The latency pass: device and end-to-end figures of one session, each warmed up."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def stopwatches(
 def run(
     device_watch: Stopwatch, end_to_end_watch: Stopwatch, protocol: Protocol, live: LiveControl | None, seed: int
 ) -> Latency:
-    """Warms up until steady, then measures; first the device figure, then the end-to-end one.
+    """Warms up until steady, then measures both figures: in turns, or beside a live control one after the other.
 
     Args:
         device_watch: times the device figure …
@@ -76,18 +76,20 @@ def run(
     warm, steady = device_watch.warm_up(protocol)
     others, timed_from, faults = ContentionWatch(), time.time(), _FaultCount()
     if live is None:
-        device = device_figure.alone(device_watch, protocol, faults.mark)
-        faults.mark(len(device.samples_ns))
+        end_to_end_watch.warm_up(protocol)
+        device, end_to_end = device_figure.alone(
+            device_watch, end_to_end_watch, protocol, at_start=faults.go_on, at_look=faults.mark
+        )
     else:
         cell_s = float(np.median(warm.samples_ns)) / 1e9
         device = device_figure.paired(
             device_watch, live, protocol, cell_s=cell_s, seed=seed, at_start=faults.go_on, at_look=faults.mark
         )
         live.close()
-    end_to_end_watch.warm_up(protocol)
-    end_to_end = end_to_end_watch.measure(protocol)
+        end_to_end_watch.warm_up(protocol)
+        end_to_end = end_to_end_watch.measure(protocol).samples_ns
     return Latency(
-        samples=Samples(device_ns=tuple(device.samples_ns), end_to_end_ns=tuple(end_to_end.samples_ns)),
+        samples=Samples(device_ns=tuple(device.samples_ns), end_to_end_ns=tuple(end_to_end)),
         usage=Usage(
             wall_s=device.wall_s,
             cpu_s=device.cpu_s,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from farm import building, datasets, locks, measuring, onnx_graph, runtimes
+from farm import allocator, building, datasets, locks, measuring, onnx_graph, runtimes
 from farm.environment import has_bf16
 from farm.errors import CorruptArtifact, OutOfMemory, Unsupported, memory_errors
 from farm.measurement import Measurement
@@ -500,3 +500,17 @@ def test_the_profile_pass_comes_after_everything_that_is_timed(
 def test_two_measurements_of_a_job_do_not_share_the_layout_of_their_memory(measure: Any) -> None:
     seeds = [measure().evidence["layout_seed"] for _ in range(2)]
     assert seeds[0] != seeds[1]
+
+
+def test_each_window_beside_a_control_has_a_layout_of_its_own(
+    measure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws, draw = [], allocator.Layout.draw
+
+    def noted(layout: allocator.Layout) -> None:
+        draws.append(layout)
+        draw(layout)
+
+    monkeypatch.setattr(allocator.Layout, "draw", noted)
+    found = measure(protocol=PROTOCOL.model_copy(update={"paired": True, "window_s": 0.01}))
+    assert len(draws) == 1 + len(found.control.cell_first)

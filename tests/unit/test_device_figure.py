@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import statistics
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
@@ -12,6 +14,7 @@ from farm.control import LiveControl, Turn
 from farm.passes import device_figure
 from farm.passes.device_figure import DeviceFigure
 from farm.spec import Protocol
+from farm.timing import Stopwatch
 from tests.unit.test_timing import MS, Workbench
 
 
@@ -86,3 +89,39 @@ def test_what_the_control_computed_while_the_cell_was_timed_is_told() -> None:
     found, _ = measured(Told(idle_s=1.0))
     assert found.control is not None
     assert found.control.control_idle_share > 1
+
+
+def alone(bench: Workbench) -> tuple[list[int], list[int]]:
+    """Nanoseconds of the calls of the device figure and of the other one, both on the bench's clock."""
+    device, whole = (
+        Stopwatch(call=bench.call, inputs=[name], synchronize=bench.synchronize, clock=bench.clock)
+        for name in ("device", "whole")
+    )
+    protocol = Protocol(min_s=0.5, max_s=1.0, window_s=0.05, target_half_width=0.01)
+    found, other = device_figure.alone(device, whole, protocol, at_start=lambda: None, at_look=lambda calls: None)
+    return found.samples_ns, other
+
+
+def test_windows_of_the_two_figures_take_turns_and_each_call_belongs_to_one() -> None:
+    bench = Workbench(itertools.repeat(10 * MS))
+    device, whole = alone(bench)
+    turns = [(name, len(list(calls))) for name, calls in itertools.groupby(bench.inputs)]
+    assert turns[:4] == [("device", 5), ("whole", 5)] * 2
+    assert len(turns) > 10
+    assert (len(device), len(whole)) == (bench.inputs.count("device"), bench.inputs.count("whole"))
+
+
+def test_a_host_that_becomes_slower_makes_both_figures_slower() -> None:
+    device, whole = alone(Workbench(itertools.chain(range(8 * MS, 12 * MS, MS // 25), itertools.repeat(12 * MS))))
+    assert max(device) > 1.2 * min(device)
+    assert statistics.median(device) == pytest.approx(statistics.median(whole), rel=0.03)
+
+
+@pytest.mark.parametrize("unsteady", ["device", "whole"])
+def test_both_figures_go_on_until_both_have_enough(unsteady: str) -> None:
+    def durations() -> Iterator[int]:
+        for spread in itertools.cycle([5 * MS, 15 * MS]):
+            yield spread if bench.inputs[-1] == unsteady else 10 * MS
+
+    bench = Workbench(durations())
+    assert min(map(sum, alone(bench))) >= 900 * MS
