@@ -14,9 +14,9 @@ one of a cell that is slower by 3 %, in two processes that are as unlike as any 
     python -m benchmarks.aa_control                                # about 25 minutes on 2 processors
     python -m benchmarks.aa_control --read .farm/aa_control_1.json   # the figures again, from what was kept
 
-A set has the fewest rounds that there may be, in the shortest windows; `standard` goes on from there until its
-interval is narrow, so its repeats spread less. Goals: a standard deviation of at most 2 %; no difference in 95 of
-100 A/A trials; the 3 % in 95 of 100.
+A set has as few rounds as there may be, where no more are asked for, in short windows; `standard` goes on from
+there until its interval is narrow, so its repeats spread less. Goals: a standard deviation of at most 2 %; no
+difference in 95 of 100 A/A trials; the 3 % in 95 of 100.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def main() -> None:
     """Builds what is missing, measures, and prints the figures last."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     arguments.add_argument("--sets", type=int, default=200, help="of two fresh processes each")
-    arguments.add_argument("--rounds", type=int, default=FLOORS[50], help="of three windows, in each set")
+    arguments.add_argument("--rounds", type=int, default=FLOORS[50], help="of two windows each way, in each set")
     arguments.add_argument("--batch-size", type=int, default=1)
     arguments.add_argument("--model", default="densenet121")
     arguments.add_argument("--dataset", default="digits")

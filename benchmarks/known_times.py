@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
-from benchmarks import plugins
+from benchmarks import own_runtime
 from benchmarks.figures import Figure, print_last
 from farm.timing import Stopwatch
 
@@ -91,7 +91,7 @@ def main() -> None:
     arguments.add_argument("--times-s", default="0.0001,0.001,0.01,0.1,1", help="joined by commas")
     given = arguments.parse_args()
     figures = []
-    with plugins.runtime("known_time", PLUGIN) as variables:
+    with own_runtime.plugged_in("known_time", PLUGIN) as variables:
         for seconds in map(float, given.times_s.split(",")):
             figures.append(off(seconds, measured(seconds, variables)))
     cost_s = loop_s()

@@ -15,7 +15,7 @@ import argparse
 import subprocess
 import sys
 
-from benchmarks import plugins
+from benchmarks import own_runtime
 from benchmarks.clean_runs import SHARE, doubted
 from benchmarks.farm_overhead import run
 from benchmarks.figures import Figure, print_last
@@ -71,7 +71,7 @@ def main() -> None:
     if given.inside:
         print_last([figure(given.repeats)])
         return
-    with plugins.runtime("paced", PACED) as variables:
+    with own_runtime.plugged_in("paced", PACED) as variables:
         command = [sys.executable, "-m", "benchmarks.paced_runs", "--inside", "--repeats", str(given.repeats)]
         sys.exit(subprocess.run(command, env=variables, check=False).returncode)
 

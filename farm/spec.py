@@ -128,7 +128,8 @@ class Protocol(Value):
     percentiles: Percentiles = (50,)
     #: The baseline lives beside the cell, and short windows of both take turns: the speed-up is paired …
     paired: bool = True
-    #: … in windows of this length, and of at least one call.
+    #: … in windows of this length, and of at least one call. Without it, device and end-to-end windows take turns,
+    #: which begin with this length (or half of min_s, where that is less) and grow.
     window_s: float = Field(default=0.17, ge=0.01, le=10)
     #: Without it, a run measures its baseline again after so many jobs, to see the host drift; None never does.
     control_every: int | None = Field(default=10, ge=1)

@@ -43,8 +43,8 @@ class Stopwatch:
     inputs: Sequence[Any]
     synchronize: Callable[[], None]
     clock: Clock = time.perf_counter_ns
-    #: Called before each short window: where things lie in memory can be drawn anew, so that ratios of windows are
-    #: not those of a single layout.
+    #: Called before the call that leads a short window: where things lie in memory can be drawn anew, so that
+    #: ratios of windows are not those of a single layout.
     lay_out: Callable[[], None] = lambda: None
     #: Goes on from window to window, so that short ones see all inputs too.
     _turns: Iterator[Any] = field(init=False, repr=False, compare=False)
@@ -86,8 +86,8 @@ class Stopwatch:
                 that would select samples.
             at_start: told that what comes before the window is done.
         """
-        self.lay_out()
         if lead:
+            self.lay_out()
             self.once()
         at_start()
         return self.window(lambda _, spent: spent >= seconds).samples_ns
@@ -107,19 +107,9 @@ class Stopwatch:
         timed = self.window(_rarely(enough))
         return timed, steady(timed.samples_ns)
 
-    def measure(self, protocol: Protocol, at_look: Callable[[int], None] = lambda calls: None) -> Timed:
-        """Calls until there are enough by the protocol's minimums and interval, or its time is up.
-
-        Args:
-            protocol: the minimums, the interval's target and the maximum.
-            at_look: told the number of calls so far each time the rule is looked at, between two calls.
-        """
-
-        def enough(samples: list[int], seconds: float) -> bool:
-            at_look(len(samples))
-            return enough_of(samples, seconds, protocol, samples)
-
-        return self.window(_rarely(enough))
+    def measure(self, protocol: Protocol) -> Timed:
+        """Calls until there are enough by the protocol's minimums and interval, or its time is up."""
+        return self.window(_rarely(lambda samples, seconds: enough_of(samples, seconds, protocol, samples)))
 
 
 def enough_of(samples: Sequence[int], seconds: float, protocol: Protocol, figure: Sequence[float]) -> bool:

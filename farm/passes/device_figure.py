@@ -57,7 +57,7 @@ def alone(
     """
     device, whole = parts = _Part(watch), _Part(end_to_end)
     while True:
-        seconds = max(min(protocol.window_s, protocol.min_s), _GROWTH * device.wall_s)
+        seconds = max(min(protocol.window_s, protocol.min_s / 2), _GROWTH * device.wall_s)
         at_start()
         device.window(seconds)
         at_look(len(device.samples_ns))
@@ -103,15 +103,14 @@ def paired(
         cell_s: about how long a call of the cell takes.
         seed: of the order within the rounds.
         at_start: told that a window of the cell begins.
-        at_look: told the number of the cell's calls so far after each round.
+        at_look: told the number of the cell's calls so far after each of its windows.
 
     Raises:
         OutOfMemory, FarmError: the control could not go on.
     """
-    order, rounds = random.Random(seed), Rounds(watch, live, protocol.window_s, cell_s, at_start)
+    order, rounds = random.Random(seed), Rounds(watch, live, protocol.window_s, cell_s, at_start, at_look)
     while True:
         rounds.round(cell_first=order.random() < 0.5)
-        at_look(len(rounds.samples_ns))
         if rounds.enough(protocol):
             return rounds.ended(seed)
 
@@ -126,9 +125,11 @@ class Rounds:
         window_s: float,
         cell_s: float,
         at_start: Callable[[], None] = lambda: None,
+        at_look: Callable[[int], None] = lambda calls: None,
     ) -> None:
-        self._watch, self._live, self._window_s, self._at_start = watch, live, window_s, at_start
-        # Alike for both, and for all windows; calls that fill a window have no use for it.
+        self._watch, self._live, self._window_s = watch, live, window_s
+        self._at_start, self._at_look, self._calls = at_start, at_look, 0
+        # Alike for both, and for all windows; calls that fill a window have no use for it, and keep their layout.
         self._lead = min(cell_s, live.call_s) < window_s
         self._cells: list[list[int]] = []
         self._controls: list[Turn] = []
@@ -144,6 +145,8 @@ class Rounds:
     def _cell(self) -> None:
         began, cpu_s = time.perf_counter(), time.process_time()
         self._cells.append(self._watch.short_window(self._window_s, lead=self._lead, at_start=self._at_start))
+        self._calls += len(self._cells[-1])
+        self._at_look(self._calls)
         self._wall_s += time.perf_counter() - began
         self._cpu_s += time.process_time() - cpu_s
 

@@ -78,12 +78,12 @@ def run(
     if live is None:
         end_to_end_watch.warm_up(protocol)
         device, end_to_end = device_figure.alone(
-            device_watch, end_to_end_watch, protocol, at_start=faults.go_on, at_look=faults.mark
+            device_watch, end_to_end_watch, protocol, at_start=faults.skip, at_look=faults.mark
         )
     else:
         cell_s = float(np.median(warm.samples_ns)) / 1e9
         device = device_figure.paired(
-            device_watch, live, protocol, cell_s=cell_s, seed=seed, at_start=faults.go_on, at_look=faults.mark
+            device_watch, live, protocol, cell_s=cell_s, seed=seed, at_start=faults.skip, at_look=faults.mark
         )
         live.close()
         end_to_end_watch.warm_up(protocol)
@@ -113,7 +113,7 @@ class _FaultCount:
         #: (calls, faults) so far.
         self._marks = [(0, 0)]
 
-    def go_on(self) -> None:
+    def skip(self) -> None:
         """What there was since the last mark does not count."""
         self._since = _faults()
 

@@ -58,7 +58,7 @@ def test_a_layout_takes_next_to_no_memory_and_many_no_more_than_the_blocks_of_on
     assert _pages()[1] - resident < 8 << 20
     for _ in range(200):  # were nothing given back, each would take 16 MiB of addresses
         layout.draw()
-    assert _pages()[0] - mapped < 256 << 20
+    assert _pages()[0] - mapped < 96 << 20
     assert _pages()[1] - resident < 64 << 20
 
 

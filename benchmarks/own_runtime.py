@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @contextmanager
-def runtime(name: str, text: str) -> Iterator[dict[str, str]]:
+def plugged_in(name: str, text: str) -> Iterator[dict[str, str]]:
     """A runtime plug-in of this name: the environment variables of a process that has it."""
     with tempfile.TemporaryDirectory() as folder:
         plugins = Path(folder) / "farm/runtimes"
