@@ -18,7 +18,7 @@ import pytest
 
 from farm.settings import Settings
 from farm.spec import Protocol
-from results_store.store import Claim, Ending, open_store
+from results_store.store import Ending, open_store
 from tests import factories
 from tests.redis_servers import eventually
 from workers import forking, processes
@@ -315,11 +315,26 @@ def test_without_a_template_a_job_is_started_anew_and_the_log_says_why(
 
 
 def test_the_lease_is_renewed_while_a_template_starts(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
-    renewed: list[Claim] = []
-    monkeypatch.setattr(farm.store, "renew", noting(renewed, farm.store.renew))
-    with Templates(farm.program("time.sleep(1)\ntemplate.main()")) as templates:
+    enough, renewed, renew = farm.folder / "enough", [], farm.store.renew
+
+    def noted(*given: Any) -> Any:
+        renewed.append(given[-1])
+        if len(renewed) == 5:
+            enough.touch()
+        return renew(*given)
+
+    monkeypatch.setattr(farm.store, "renew", noted)
+    # it gets ready only once that was done so often, or after so long
+    starts = f"""
+for _ in range(300):
+    if os.path.exists({str(enough)!r}):
+        break
+    time.sleep(0.1)
+template.main()
+"""
+    with Templates(farm.program(starts)) as templates:
         assert farm.supervised(templates).handle(farm.submit("pass")) == "ok"
-    assert len(renewed) >= 5
+    assert enough.exists()
 
 
 @pytest.mark.parametrize("in_mid_job", [True, False])
