@@ -512,5 +512,5 @@ def test_each_window_beside_a_control_has_a_layout_of_its_own(
         draw(layout)
 
     monkeypatch.setattr(allocator.Layout, "draw", noted)
-    found = measure(protocol=PROTOCOL.model_copy(update={"paired": True, "window_s": 0.01}))
+    found = measure(protocol=PROTOCOL.model_copy(update={"paired": True}))
     assert len(draws) == 1 + len(found.control.cell_first)
