@@ -1,6 +1,6 @@
 """How often does the verdict doubt a measurement that nothing disturbed?
 
-A `quick` matrix of 60 jobs, and the 16 controls between them, run in an embedded farm, nothing is measured again,
+A `quick` matrix of 80 jobs, and the 21 controls between them, run in an embedded farm, nothing is measured again,
 and every measurement is judged. On an idle host at most 5 % may be SUSPECT or INVALID. What of the matrix's time
 was measuring is told as `farm_overhead` does: at least 80 % of it.
 
@@ -83,8 +83,8 @@ def doubted(verdicts: Sequence[Verdict], whose: str) -> float:
 def main() -> None:
     """Measures, judges, and prints the figures last."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    arguments.add_argument("--repeats", type=int, default=15)
-    arguments.add_argument("--loops", type=int, default=40, help="plain ones, of two windows each")
+    arguments.add_argument("--repeats", type=int, default=20)
+    arguments.add_argument("--loops", type=int, default=20, help="plain ones, of two windows each")
     arguments.add_argument("--model", default="densenet121")
     arguments.add_argument("--batch-size", default="8")
     given = arguments.parse_args()

@@ -103,9 +103,8 @@ def overhead(results: list[JobResult]) -> list[Figure]:
 
 
 def two_workers(asked: list[str], repeats: int) -> Figure:
-    """1-thread jobs on one worker and on two, in windows of a set length, whatever the host does to intervals."""
+    """1-thread jobs on one worker and on two."""
     single = [*asked, "--optimizations", "baseline,channels_last", "--threads", "1"]
-    single += ["--set", "min_s=1.5", "--set", "max_s=1.5"]
     run(*single, "--repeats", "1")
     one_s, two_s = (
         seconds(run(*single, "--repeats", str(repeats), "--workers", str(workers)))[0] for workers in (1, 2)

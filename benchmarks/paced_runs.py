@@ -65,7 +65,7 @@ def figure(repeats: int) -> Figure:
 def main() -> None:
     """Starts itself again where the plug-in is; that prints the figure last."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    arguments.add_argument("--repeats", type=int, default=100)
+    arguments.add_argument("--repeats", type=int, default=60)
     arguments.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     given = arguments.parse_args()
     if given.inside:
